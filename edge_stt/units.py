@@ -1,0 +1,89 @@
+"""Unit sets: what the outputs of a model stand for. Index 0 is always the CTC blank, index 1 the word separator.
+
+A unit set is data, so that a second language is a file and not a code change: `UnitSet.from_json` reads one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from .errors import DataError
+
+BLANK = 0
+SEPARATOR = 1
+
+
+@dataclass(frozen=True)
+class UnitSet:
+    """The symbols of one CTC head, in output order.
+
+    ``kind`` is ``"characters"`` (units joined are the text) or ``"phonemes"`` (a lexicon turns them into words).
+    """
+
+    name: str
+    kind: str
+    symbols: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("characters", "phonemes"):
+            raise DataError(f"unit set {self.name}: kind is 'characters' or 'phonemes', not {self.kind!r}")
+        if len(set(self.symbols)) != len(self.symbols) or len(self.symbols) < 3:
+            raise DataError(f"unit set {self.name}: symbols must be distinct: blank, word separator, and units")
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Symbol to output index."""
+        return {symbol: i for i, symbol in enumerate(self.symbols)}
+
+    def encode(self, words: Iterable[Sequence[str]]) -> list[int]:
+        """Words, each a sequence of symbols, to indices with one separator between words.
+
+        Raises `DataError` naming the first symbol that is not in the set.
+        """
+        out: list[int] = []
+        for word in words:
+            if out:
+                out.append(SEPARATOR)
+            for symbol in word:
+                if symbol not in self.index:
+                    raise DataError(f"{symbol!r} is not in the unit set {self.name!r}")
+                out.append(self.index[symbol])
+        return out
+
+    def decode(self, indices: Iterable[int]) -> str:
+        """Indices (blanks already removed) to text: characters joined, phonemes with a space between."""
+        glue = "" if self.kind == "characters" else " "
+        words = " ".join(self.symbols[i] if i != SEPARATOR else "\0" for i in indices).split("\0")
+        return (" " if self.kind == "characters" else " | ").join(
+            filter(None, (glue.join(word.split()) for word in words))
+        )
+
+    @classmethod
+    def from_json(cls, path: Path) -> UnitSet:
+        """Read ``{"name": …, "kind": …, "symbols": [blank, separator, …]}``."""
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            return cls(data["name"], data["kind"], tuple(data["symbols"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} is not a unit set: {error}") from error
+
+
+ENGLISH_CHARACTERS = UnitSet("english-characters", "characters", ("<blank>", " ", "'", *"abcdefghijklmnopqrstuvwxyz"))
+
+# The 39 phonemes of CMUdict without stress marks (CMU Pronouncing Dictionary, http://www.speech.cs.cmu.edu/cgi-bin/cmudict).
+ARPABET = UnitSet(
+    "arpabet",
+    "phonemes",
+    (
+        "<blank>",
+        "|",
+        *"AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH".split(),
+    ),
+)
