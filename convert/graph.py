@@ -1,0 +1,94 @@
+"""From a training run's weights to a SavedModel with the signatures ``offline`` and ``stream`` that share them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from edge_stt.errors import DataError
+from edge_stt.features import FeatureStatistics, FrontEndConfig
+from edge_stt.package import StreamInfo
+from edge_stt.units import UnitSet
+from train.checkpoint import load_arrays, restore_weights
+from train.config import TrainConfig, from_dict
+from train.models.conv import ConvCTC
+
+STREAM_CHUNK_FRAMES = 16  # 160 ms: the weights are read once a chunk, so longer is cheaper and later
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A run's best weights in Keras graphs, and what the package must say about them."""
+
+    config: TrainConfig
+    units: dict[str, UnitSet]
+    front_end: FrontEndConfig
+    statistics: FeatureStatistics
+    network: ConvCTC
+    offline: keras.Model
+    stream: keras.Model
+    step: int
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return int(self.offline.count_params())
+
+
+def load_run(run: Path) -> TrainedModel:
+    """Load ``best.npz`` of a run directory; raises `DataError` when it is missing, damaged or of another architecture."""
+    try:
+        description = json.loads((run / "model.json").read_text(encoding="utf-8"))
+        config = from_dict(TrainConfig, json.loads((run / "config.json").read_text(encoding="utf-8")), "config.json")
+        units = {
+            head: UnitSet(u["name"], u["kind"], tuple(u["symbols"])) for head, u in description["heads"].items()
+        }
+        front_end = FrontEndConfig(**description["front_end"])
+        mean, std = (np.array(description["statistics"][k], np.float32) for k in ("mean", "std"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{run} is not a training run (it needs config.json, model.json and best.npz): {error}") from error
+    network = ConvCTC(config.model, {head: len(u) for head, u in units.items()})
+    training = network.training_model()
+    arrays = load_arrays(run / "best.npz")
+    step = int(arrays.pop("step", 0))
+    restore_weights(training, arrays, str(run / "best.npz"))
+    return TrainedModel(
+        config,
+        units,
+        front_end,
+        FeatureStatistics(mean, std),
+        network,
+        network.offline_model(),
+        network.stream_model(STREAM_CHUNK_FRAMES),
+        step,
+    )
+
+
+def stream_info(model: TrainedModel) -> StreamInfo:
+    """What the package says of the stream signature."""
+    return StreamInfo(STREAM_CHUNK_FRAMES, model.network.state_shapes())
+
+
+def save_graphs(model: TrainedModel, out: Path) -> None:
+    """Write the SavedModel. Tensors keep their names, which is how the device addresses them."""
+    archive = keras.export.ExportArchive()
+    archive.track(model.offline)
+    archive.track(model.stream)
+    mels = model.front_end.n_mels
+
+    def offline(log_mel: Any) -> Any:
+        return model.offline(log_mel, training=False)
+
+    def stream(inputs: dict[str, Any]) -> Any:
+        return model.stream([inputs[t.name] for t in model.stream.inputs], training=False)
+
+    archive.add_endpoint("offline", offline, [tf.TensorSpec((1, None, mels), tf.float32, name="log_mel")])
+    specs = {t.name: tf.TensorSpec(t.shape, t.dtype, name=t.name) for t in model.stream.inputs}
+    archive.add_endpoint("stream", stream, [specs])
+    archive.write_out(str(out), verbose=False)

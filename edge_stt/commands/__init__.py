@@ -1,0 +1,1 @@
+"""The commands of ``edge-stt``, one module each; `edge_stt.cli` puts them together."""

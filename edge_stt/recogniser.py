@@ -1,0 +1,144 @@
+"""From audio to text: front end → acoustic model → decoder → words with times.
+
+`Transcriber` does files and arrays of any length in bounded memory; get one from `edge_stt.load_model`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .audio import convert_samples, stream_audio
+from .decoding import Hypothesis, greedy
+from .errors import DecodingError, PackageError
+from .features import Floats, StreamingLogMel, normalise_utterance
+from .interpreter import AcousticModel
+from .package import ModelPackage
+from .segments import SegmentConfig, cut_at_silences
+
+DEFAULT_MODEL = Path(__file__).parent / "models" / "default"
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word with its times in seconds and a confidence in 0..1."""
+
+    text: str
+    start: float
+    end: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of audio between two silences, times in seconds."""
+
+    start: float
+    end: float
+    text: str
+    words: tuple[Word, ...]
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """The result for one recording; ``duration`` in seconds."""
+
+    text: str
+    segments: tuple[Segment, ...]
+    duration: float
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """All words in order."""
+        return tuple(word for segment in self.segments for word in segment.words)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+class Transcriber:
+    """A loaded model. Safe to use from one thread; load another for more."""
+
+    def __init__(
+        self,
+        package: ModelPackage,
+        num_threads: int = 1,
+        runtime: str | None = None,
+        head: str | None = None,
+        segments: SegmentConfig | None = None,
+    ) -> None:
+        self.package, self.info = package, package.info
+        self.head = head or self.info.default_head
+        if self.head not in self.info.heads:
+            raise DecodingError(f"the model has no head {self.head!r}; it has {', '.join(self.info.heads)}")
+        self.acoustic = AcousticModel(package, num_threads, runtime)
+        self.segments = segments or SegmentConfig()
+        self.frame_seconds = self.info.stride / self.info.front_end.frames_per_second
+
+    def transcribe(self, source: str | Path | npt.NDArray[Any], sample_rate: int = 16_000) -> Transcript:
+        """Transcribe a file, or samples (``[n]`` or ``[n, channels]``, float in -1..1 or integers) at ``sample_rate``.
+
+        Raises `AudioError` when the source cannot be read as audio.
+        """
+        if isinstance(source, np.ndarray):
+            return self.transcribe_blocks([convert_samples(source, sample_rate)])
+        return self.transcribe_blocks(stream_audio(source))
+
+    def transcribe_blocks(self, blocks: Iterable[Floats]) -> Transcript:
+        """Transcribe 16 kHz mono samples that come in blocks (float32 ``[n]`` each), in bounded memory."""
+        segments, samples = [], 0
+
+        def counted() -> Iterator[Floats]:
+            nonlocal samples
+            front_end = StreamingLogMel(self.info.front_end)
+            for block in blocks:
+                samples += len(block)
+                yield front_end.accept(block)
+
+        offset = 0
+        for frames in cut_at_silences(counted(), self.info.front_end, self.segments):
+            segments.append(self._segment(frames, offset))
+            offset += len(frames)
+        spoken = [segment for segment in segments if segment.text]
+        duration = samples / self.info.front_end.sample_rate
+        return Transcript(" ".join(s.text for s in spoken), tuple(spoken), duration)
+
+    def log_probs(self, log_mel: Floats) -> Floats:
+        """Log-probabilities of the decoding head for raw log-mel frames, float32 ``[frames / stride, units]``."""
+        normalised = normalise_utterance(log_mel, self.info.statistics, self.info.normalization)
+        return self.acoustic.offline(normalised)[self.head]
+
+    def _segment(self, frames: Floats, offset: int) -> Segment:
+        start = offset / self.info.front_end.frames_per_second
+        hypothesis = self.decode(self.log_probs(frames))
+        words = tuple(
+            Word(
+                word.text,
+                round(start + word.start * self.frame_seconds, 3),
+                round(start + word.end * self.frame_seconds, 3),
+                round(word.confidence, 4),
+            )
+            for word in hypothesis.words
+        )
+        end = start + len(frames) / self.info.front_end.frames_per_second
+        return Segment(round(start, 3), round(end, 3), hypothesis.text, words)
+
+    def decode(self, log_probs: Floats) -> Hypothesis:
+        """Text of log-probabilities."""
+        return greedy(log_probs, self.info.heads[self.head])
+
+
+def load_model(path: str | Path | None = None, num_threads: int = 1, runtime: str | None = None) -> Transcriber:
+    """Load a model package (a folder or a zip), or the one that comes with edge-stt.
+
+    Raises `PackageError` when the package is refused, `RuntimeMissingError` when no TFLite runtime is installed.
+    """
+    if path is None and not DEFAULT_MODEL.is_dir():
+        raise PackageError("this installation carries no default model: give one with --model or load_model(path)")
+    return Transcriber(ModelPackage.load(path or DEFAULT_MODEL), num_threads, runtime)

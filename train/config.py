@@ -1,0 +1,130 @@
+"""Everything a training run is made of, as frozen dataclasses read from TOML. Unknown keys are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from edge_stt.errors import DataError
+
+from .augment import SpecAugmentConfig
+from .models.conv import ConvConfig
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """How clips become batches. Weights say how often each variant of the prepared set is taken."""
+
+    seconds: float = 80.0  # of audio in a batch, padding included
+    variant_weights: dict[str, float] = field(
+        default_factory=lambda: {"plain": 0.4, "speed-0.9": 0.22, "speed-1.1": 0.22, "room-0": 0.16}
+    )
+    warp: float = 0.08  # largest change of frequency, as a share
+    running_share: float = 0.5  # of the clips, how many are normalised causally; the others as whole utterances
+    curriculum_epochs: int = 1  # epochs in which batches come shortest first
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and a cosine to zero (I. Loshchilov and F. Hutter, ICLR 2019)."""
+
+    learning_rate: float = 1.5e-3
+    warmup_steps: int = 500
+    weight_decay: float = 1e-2
+    clip_norm: float = 3.0
+    ema_decay: float = 0.998
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    name: str = "conv-3m"
+    seed: int = 7
+    steps: int = 10_000
+    eval_every: int = 500
+    checkpoint_every: int = 250
+    mixed_bfloat16: bool = False
+    head_weights: dict[str, float] = field(default_factory=lambda: {"characters": 0.4, "phonemes": 0.6})
+    batches: BatchConfig = field(default_factory=BatchConfig)
+    spec_augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    model: ConvConfig = field(default_factory=ConvConfig)
+
+    def __post_init__(self) -> None:
+        positive = {
+            "steps": self.steps,
+            "eval_every": self.eval_every,
+            "checkpoint_every": self.checkpoint_every,
+            "batches.seconds": self.batches.seconds,
+            "optimizer.learning_rate": self.optimizer.learning_rate,
+            "optimizer.clip_norm": self.optimizer.clip_norm,
+            "model.channels": self.model.channels,
+            "model.blocks": self.model.blocks,
+        }
+        for name, value in positive.items():
+            if value <= 0:
+                raise DataError(f"config: {name} must be above 0, not {value}")
+        if not 0 <= self.model.dropout < 1:
+            raise DataError(f"config: model.dropout must be in 0..1, not {self.model.dropout}")
+        if 2 * self.model.right_context > self.model.kernel - 1:
+            raise DataError("config: model.right_context may be at most half of model.kernel")
+
+
+def from_dict(cls: type[T], data: dict[str, Any], where: str = "config") -> T:
+    """Build a (nested) dataclass from plain data; raises `DataError` for unknown keys and wrong types."""
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for key, value in data.items():
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(fields)}"
+            raise DataError(f"{where}: unknown key {key!r}{hint}")
+        default = fields[key].default
+        if default is dataclasses.MISSING and callable(fields[key].default_factory):
+            default = fields[key].default_factory()  # type: ignore[misc]
+        if dataclasses.is_dataclass(default):
+            if not isinstance(value, dict):
+                raise DataError(f"{where}: {key} is a table")
+            value = from_dict(type(default), value, f"{where}.{key}")
+        elif isinstance(default, tuple) and isinstance(value, list):
+            value = tuple(value)
+        elif isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        elif default is not None and default is not dataclasses.MISSING and type(value) is not type(default):
+            raise DataError(f"{where}: {key} must be {type(default).__name__}, not {value!r}")
+        values[key] = value
+    return cls(**values)
+
+
+def load_config(path: Path | None, overrides: list[str] | None = None) -> TrainConfig:
+    """Read a TOML file and apply ``section.key=value`` overrides (values in TOML syntax)."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8")) if path else {}
+        for override in overrides or []:
+            key, sign, value = override.partition("=")
+            if not sign:
+                raise DataError(f"an override is section.key=value, not {override!r}")
+            try:
+                parsed = tomllib.loads(f"x = {value}")["x"]
+            except tomllib.TOMLDecodeError:
+                parsed = value
+            *sections, last = key.strip().split(".")
+            table = data
+            for section in sections:
+                table = table.setdefault(section, {})
+            table[last] = parsed
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DataError(f"{path}: {error}") from error
+    return from_dict(TrainConfig, data)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The plain data of a config, for JSON."""
+    return dataclasses.asdict(config)

@@ -1,0 +1,161 @@
+"""The default family: a causal 1-D convolutional CTC network with a little lookahead, and its streaming form.
+
+Two strided convolutions (80 log-mel bins at 100 frames a second → 25 a second), then residual pairs of dense
+convolutions, then one linear CTC head per unit set. Dense convolutions of kernel 5 are what both training and the
+quantised kernels of TFLite run fastest (docs/experiments.md).
+
+Every convolution but the strided ones sees ``right_context`` frames ahead, so the network looks
+``2 * blocks * right_context`` output frames (40 ms each) into the future. Offline, each convolution pads with zeros.
+Streaming keeps the last ``kernel - 1`` inputs of each convolution as state, delays the residual path to match, and
+zeroes what lies before the start and after the end, so that both forms compute the same numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+STRIDE = 4
+
+
+@dataclass(frozen=True)
+class ConvConfig:
+    """Size of the network. ``lookahead`` follows from it."""
+
+    n_mels: int = 80
+    stem_channels: int = 192
+    channels: int = 256
+    blocks: int = 4
+    kernel: int = 5
+    right_context: int = 1
+    dropout: float = 0.1
+
+    @property
+    def lookahead(self) -> int:
+        """Output frames of 40 ms that the network sees ahead."""
+        return 2 * self.blocks * self.right_context
+
+
+class ConvCTC:
+    """Layers shared by three graphs: training, offline and stream.
+
+    Inputs are normalised log-mel, float32 ``[batch, frames, n_mels]`` with ``frames`` a multiple of 4; outputs are
+    logits (training) or log-probabilities, one ``[batch, frames / 4, units]`` per head.
+    """
+
+    stride = STRIDE
+
+    def __init__(self, config: ConvConfig, heads: dict[str, int]) -> None:
+        self.config, self.heads = config, heads
+        c = config
+
+        def conv(name: str, channels: int, strides: int = 1, bias: bool = True) -> layers.Conv1D:
+            return layers.Conv1D(
+                channels, c.kernel, strides=strides, use_bias=bias, kernel_initializer="he_normal", name=name
+            )
+
+        self.stem = [conv("stem_1", c.stem_channels, 2, bias=False), conv("stem_2", c.channels, 2, bias=False)]
+        self.stem_norms = [layers.BatchNormalization(name=f"stem_{i}_norm") for i in (1, 2)]
+        self.pairs = [
+            (conv(f"block_{i}_conv_1", c.channels), conv(f"block_{i}_conv_2", c.channels, bias=False))
+            for i in range(1, c.blocks + 1)
+        ]
+        self.norms = [layers.BatchNormalization(name=f"block_{i}_norm") for i in range(1, c.blocks + 1)]
+        self.dropouts = [
+            (layers.SpatialDropout1D(c.dropout), layers.SpatialDropout1D(c.dropout)) for _ in range(c.blocks)
+        ]
+        self.outputs = {
+            name: layers.Conv1D(units, 1, dtype="float32", name=f"head_{name}") for name, units in heads.items()
+        }
+
+    # ---- offline and training ----------------------------------------------------------------------------------------
+    def _offline(self, x: Any, mask: Any | None) -> dict[str, Any]:
+        c = self.config
+        for conv, norm in zip(self.stem, self.stem_norms, strict=True):
+            x = ops.relu(norm(conv(ops.pad(x, [[0, 0], [c.kernel - 2, 0], [0, 0]]))))
+        if mask is not None:
+            mask = ops.cast(mask, x.dtype)
+            x = x * mask
+        pad = [[0, 0], [c.kernel - 1 - c.right_context, c.right_context], [0, 0]]
+        for (first, second), norm, (drop_1, drop_2) in zip(self.pairs, self.norms, self.dropouts, strict=True):
+            y = drop_1(ops.relu(first(ops.pad(x, pad))))
+            y = norm(second(ops.pad(y, pad)))
+            x = drop_2(ops.relu(x + y))
+            if mask is not None:
+                x = x * mask
+        return {name: head(x) for name, head in self.outputs.items()}
+
+    def training_model(self) -> keras.Model:
+        """Model of ``(log_mel [B, T, n_mels], mask [B, T / 4, 1])`` that returns logits per head.
+
+        ``mask`` is 1 where a clip has output frames and 0 in the padding behind it.
+        """
+        frames = keras.Input((None, self.config.n_mels), name="log_mel")
+        mask = keras.Input((None, 1), name="mask")
+        return keras.Model([frames, mask], self._offline(frames, mask), name="conv_ctc")
+
+    def offline_model(self) -> keras.Model:
+        """Model of ``log_mel [1, T, n_mels]`` that returns log-probabilities per head."""
+        frames = keras.Input((None, self.config.n_mels), batch_size=1, name="log_mel")
+        logits = self._offline(frames, None)
+        return keras.Model(frames, {name: ops.log_softmax(x) for name, x in logits.items()}, name="offline")
+
+    # ---- streaming ---------------------------------------------------------------------------------------------------
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the state tensors; a stream starts with zeros. Frames, then channels."""
+        c = self.config
+        shapes: dict[str, tuple[int, ...]] = {"state_00": (1, c.kernel - 2, c.n_mels)}
+        shapes["state_01"] = (1, c.kernel - 2, c.stem_channels)
+        for i in range(2 * c.blocks):
+            shapes[f"state_{i + 2:02d}"] = (1, c.kernel - 1, c.channels)
+        return shapes
+
+    def stream_model(self, chunk_frames: int) -> keras.Model:
+        """Model of one chunk: ``log_mel [1, chunk_frames, n_mels]``, states, ``position`` and ``end`` in output frames.
+
+        ``position`` (int32 ``[1]``) counts the output frames' worth of input fed before this chunk; ``end`` is their
+        number in the whole utterance once that is known (feed zeros to flush), a huge number before. Returns
+        log-probabilities that lag the input by ``lookahead`` frames, and the next states under their input names.
+        """
+        c = self.config
+        x = frames = keras.Input((chunk_frames, c.n_mels), batch_size=1, name="log_mel")
+        position = keras.Input((), batch_size=1, dtype="int32", name="position")
+        end = keras.Input((), batch_size=1, dtype="int32", name="end")
+        states = {
+            name: keras.Input(shape[1:], batch_size=1, name=name) for name, shape in self.state_shapes().items()
+        }
+        queue = list(states)
+        following: dict[str, Any] = {}
+        count = chunk_frames // STRIDE
+
+        def mask(x: Any, delay: int) -> Any:
+            index = ops.reshape(position, (1, 1, 1)) + ops.reshape(ops.arange(count) - delay, (1, count, 1))
+            inside = ops.logical_and(index >= 0, index < ops.reshape(end, (1, 1, 1)))
+            return x * ops.cast(inside, x.dtype)
+
+        def window(x: Any) -> tuple[Any, Any]:
+            """The state and the new frames joined, and the state kept for next time."""
+            name = queue.pop(0)
+            joined = ops.concatenate([states[name], x], axis=1)
+            following[name] = joined[:, -states[name].shape[1] :]
+            return joined, joined
+
+        for conv, norm in zip(self.stem, self.stem_norms, strict=True):
+            joined, _ = window(x)
+            x = ops.relu(norm(conv(joined)))
+        x = mask(x, 0)
+        delay, r = 0, c.right_context
+        for (first, second), norm in zip(self.pairs, self.norms, strict=True):
+            joined, history = window(x)
+            delay += r
+            y = mask(ops.relu(first(joined)), delay)
+            joined, _ = window(y)
+            delay += r
+            y = norm(second(joined))
+            start = c.kernel - 1 - 2 * r
+            x = mask(ops.relu(history[:, start : start + count] + y), delay)
+        out = {name: ops.log_softmax(head(x)) for name, head in self.outputs.items()}
+        return keras.Model([frames, position, end, *states.values()], {**out, **following}, name="stream")

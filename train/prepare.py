@@ -1,0 +1,272 @@
+"""Turn corpora into a prepared set: checked clips and their log-mel, ready to be read in any order.
+
+A prepared set is a folder with
+
+* ``clips.jsonl``: one line a clip kept: id, corpus, speaker, duration, normalised text, hash of the text;
+* ``<variant>.f16`` and ``<variant>.npy``: log-mel of all clips one after the other (float16 ``[frames, n_mels]``, not
+  normalised) and the first frame of each clip (int64 ``[clips + 1]``). ``plain`` is the recording itself, ``speed-0.9``
+  is played slower, ``room-0`` has a random speed, room and noise;
+* ``statistics.npz``: mean and standard deviation of each mel bin;
+* ``report.json``: hours per corpus and speaker, and every clip left out with the reason.
+
+Reading is by memory map, so a set may be larger than memory.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from edge_stt.audio import read_audio
+from edge_stt.errors import AudioError, DataError, RuntimeMissingError
+from edge_stt.features import FeatureStatistics, Floats, FrontEndConfig, log_mel
+from edge_stt.text import normalise_text
+
+from .augment import add_noise, add_room, band_limit, change_speed, room_response
+from .data import Clip, read_corpus
+
+console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """Limits (seconds, ratios) on what is kept, and the variants that are computed beside the plain recording."""
+
+    min_seconds: float = 0.3
+    max_seconds: float = 24.0
+    max_characters_per_second: float = 25.0
+    speeds: tuple[float, ...] = (0.9, 1.1)
+    room_copies: int = 1
+    room_share: float = 0.7  # of the noisy copies, how many are in a room
+    band_share: float = 0.15  # of the noisy copies, how many come through a telephone or a cheap microphone
+    snr_db: tuple[float, float] = (3.0, 25.0)
+    room_responses: int = 120
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class PreparedClip:
+    """A clip of a prepared set; ``text`` is normalised, ``duration`` in seconds."""
+
+    id: str
+    corpus: str
+    speaker: str
+    duration: float
+    text: str
+
+
+def _variants(config: PrepareConfig) -> list[str]:
+    return ["plain", *(f"speed-{s}" for s in config.speeds), *(f"room-{i}" for i in range(config.room_copies))]
+
+
+class _Worker:
+    """Computes all variants of a clip. One lives in each process; it holds the rooms and noises."""
+
+    def __init__(self, config: PrepareConfig, front_end: FrontEndConfig, noises: Sequence[Path]) -> None:
+        self.config, self.front_end = config, front_end
+        rng = np.random.default_rng(config.seed)
+        self.rooms = [room_response(rng) for _ in range(config.room_responses if config.room_copies else 0)]
+        self.noises = [read_audio(path) for path in noises] if config.room_copies else []
+
+    def __call__(self, clip: Clip) -> tuple[str | None, float, dict[str, Any]]:
+        """Reason to leave the clip out (or None), its seconds, and the float16 frames of each variant."""
+        try:
+            samples = read_audio(clip.path)
+        except AudioError as error:
+            return str(error), 0.0, {}
+        seconds = len(samples) / self.front_end.sample_rate
+        if reason := self._unusable(clip, samples, seconds):
+            return reason, seconds, {}
+        audio = {"plain": samples}
+        for speed in self.config.speeds:
+            audio[f"speed-{speed}"] = change_speed(samples, speed)
+        for copy in range(self.config.room_copies):
+            # Seeded by the clip, so that the set is the same whatever the number of processes.
+            audio[f"room-{copy}"] = self._noisy(samples, np.random.default_rng([zlib.crc32(clip.id.encode()), copy]))
+        return None, seconds, {name: log_mel(x, self.front_end).astype(np.float16) for name, x in audio.items()}
+
+    def _unusable(self, clip: Clip, samples: Floats, seconds: float) -> str | None:
+        limits = self.config
+        if not limits.min_seconds <= seconds <= limits.max_seconds:
+            return f"{seconds:.2f} s long; {limits.min_seconds} to {limits.max_seconds} s are used"
+        if clip.duration and abs(clip.duration - seconds) > max(0.1, 0.05 * seconds):
+            return f"the manifest says {clip.duration:.2f} s, the file has {seconds:.2f} s"
+        peak = float(np.abs(samples).max())
+        if peak < 1e-3:
+            return "silence"
+        if np.mean(np.abs(samples) >= 0.999) > 0.02:
+            return "clipped: more than 2 % of the samples are at full scale"
+        if len(clip.text) > limits.max_characters_per_second * seconds:
+            return f"{len(clip.text)} characters in {seconds:.2f} s cannot be spoken"
+        return None
+
+    def _noisy(self, samples: Floats, rng: np.random.Generator) -> Floats:
+        samples = change_speed(samples, float(rng.choice([0.95, 1.0, 1.05])))
+        if self.rooms and rng.random() < self.config.room_share:
+            samples = add_room(samples, self.rooms[int(rng.integers(len(self.rooms)))])
+        if self.noises:
+            noise = self.noises[int(rng.integers(len(self.noises)))]
+            samples = add_noise(samples, noise, float(rng.uniform(*self.config.snr_db)), rng)
+        if rng.random() < self.config.band_share:
+            samples = band_limit(samples, float(rng.uniform(50, 350)), float(rng.uniform(3_000, 7_000)))
+        return samples
+
+
+@lru_cache(maxsize=1)
+def _worker(config: PrepareConfig, front_end: FrontEndConfig, noises: tuple[Path, ...]) -> _Worker:
+    return _Worker(config, front_end, noises)
+
+
+def _work(
+    job: tuple[Clip, PrepareConfig, FrontEndConfig, tuple[Path, ...]],
+) -> tuple[str | None, float, dict[str, Any]]:
+    clip, *settings = job
+    return _worker(*settings)(clip)
+
+
+def prepare(
+    corpora: Iterable[Path],
+    out: Path,
+    config: PrepareConfig | None = None,
+    front_end: FrontEndConfig | None = None,
+    noises: Sequence[Path] = (),
+    processes: int = 2,
+    strict: bool = False,
+) -> dict[str, Any]:
+    """Prepare the clips of ``corpora`` (see `read_corpus`) in the folder ``out``; returns the report.
+
+    Raises `DataError` when nothing is usable, or, with ``strict``, at the first clip that is not.
+    """
+    config, front_end = config or PrepareConfig(), front_end or FrontEndConfig()
+    problems: list[str] = []
+
+    def report(problem: str) -> None:
+        if strict:
+            raise DataError(problem)
+        problems.append(problem)
+
+    clips = list(_checked_texts((clip for path in corpora for clip in read_corpus(path, report)), report))
+    out.mkdir(parents=True, exist_ok=True)
+    names = _variants(config)
+    files = {name: (out / f"{name}.f16").open("wb") for name in names}
+    offsets: dict[str, list[int]] = {name: [0] for name in names}
+    seconds_of: dict[str, float] = defaultdict(float)
+    speakers: dict[str, Counter[str]] = defaultdict(Counter)
+    sums = _Sums(front_end.n_mels)
+    jobs = [(clip, config, front_end, tuple(noises)) for clip in clips]
+    with (
+        (out / "clips.jsonl").open("w", encoding="utf-8") as index,
+        ProcessPoolExecutor(processes) as pool,
+    ):
+        results = pool.map(_work, jobs, chunksize=8)
+        quiet = not console.is_terminal
+        for clip, (reason, seconds, variants) in zip(
+            clips, track(results, "Preparing", len(jobs), console=console, disable=quiet), strict=True
+        ):
+            if reason:
+                report(f"{clip.source}: {reason}")
+                continue
+            for name in names:
+                files[name].write(variants[name].tobytes())
+                offsets[name].append(offsets[name][-1] + len(variants[name]))
+            sums.add(variants["plain"])
+            kept = PreparedClip(clip.id, clip.corpus, clip.speaker, round(seconds, 3), clip.text)
+            index.write(json.dumps(asdict(kept)) + "\n")
+            seconds_of[clip.corpus] += seconds
+            speakers[clip.corpus][clip.speaker] += 1
+    for name in names:
+        files[name].close()
+        np.save(out / f"{name}.npy", np.array(offsets[name], dtype=np.int64))
+    if not seconds_of:
+        raise DataError(f"no usable clip: {problems[0] if problems else 'the corpora are empty'}")
+    statistics = sums.statistics()
+    np.savez(out / "statistics.npz", mean=statistics.mean, std=statistics.std)
+    summary = {
+        "hours": {corpus: round(seconds / 3600, 3) for corpus, seconds in seconds_of.items()},
+        "clips": {corpus: sum(counts.values()) for corpus, counts in speakers.items()},
+        "speakers": {corpus: len(counts) for corpus, counts in speakers.items()},
+        "variants": names,
+        "front_end": asdict(front_end),
+        "config": asdict(config),
+        "left_out": problems,
+    }
+    (out / "report.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    return summary
+
+
+def _checked_texts(clips: Iterable[Clip], report: Any) -> Iterable[Clip]:
+    """Clips with their text normalised; empty texts and repeated ids are reported."""
+    seen: set[str] = set()
+    for clip in clips:
+        try:
+            text = normalise_text(clip.text)
+        except RuntimeMissingError as error:
+            raise DataError(str(error)) from error
+        if not text:
+            report(f"{clip.source}: no words in the text {clip.text[:40]!r}")
+        elif clip.id in seen:
+            report(f"{clip.source}: {clip.id} is a duplicate")
+        else:
+            seen.add(clip.id)
+            yield Clip(clip.id, clip.corpus, clip.speaker, clip.path, clip.duration, text, clip.source)
+
+
+class _Sums:
+    """Mean of each bin, and its standard deviation around the mean of the clip."""
+
+    def __init__(self, mels: int) -> None:
+        self.total, self.within, self.count = np.zeros(mels), np.zeros(mels), 0
+
+    def add(self, frames: Any) -> None:
+        x = frames.astype(np.float64)
+        self.total += x.sum(axis=0)
+        self.within += ((x - x.mean(axis=0)) ** 2).sum(axis=0)
+        self.count += len(x)
+
+    def statistics(self) -> FeatureStatistics:
+        mean, std = self.total / self.count, np.sqrt(self.within / self.count)
+        return FeatureStatistics(mean.astype(np.float32), np.maximum(std, 1e-3).astype(np.float32))
+
+
+class PreparedSet:
+    """A prepared set on disk. ``frames(i, variant)`` is clip i's log-mel, float32 ``[frames, n_mels]``."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            lines = (folder / "clips.jsonl").read_text(encoding="utf-8").splitlines()
+            report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+            stats = np.load(folder / "statistics.npz")
+        except (OSError, ValueError) as error:
+            raise DataError(f"{folder} is not a prepared set (make one with `edge-stt train prepare`): {error}") from error
+        self.clips = [PreparedClip(**json.loads(line)) for line in lines]
+        self.front_end = FrontEndConfig(**report["front_end"])
+        self.variants: list[str] = report["variants"]
+        self.statistics = FeatureStatistics(stats["mean"], stats["std"])
+        self._offsets = {name: np.load(folder / f"{name}.npy") for name in self.variants}
+        self._frames = {
+            name: np.memmap(folder / f"{name}.f16", np.float16, "r").reshape(-1, self.front_end.n_mels)
+            for name in self.variants
+        }
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def frames(self, clip: int, variant: str = "plain") -> Floats:
+        """Log-mel of one clip, not normalised."""
+        start, end = self._offsets[variant][clip : clip + 2]
+        return self._frames[variant][start:end].astype(np.float32)
+
+    def lengths(self, variant: str = "plain") -> Any:
+        """Frames of each clip, int64 ``[clips]``."""
+        return np.diff(self._offsets[variant])
