@@ -17,7 +17,7 @@ from edge_stt.package import StreamInfo
 from edge_stt.units import UnitSet
 from train.checkpoint import load_arrays, restore_weights
 from train.config import TrainConfig, from_dict
-from train.models.conv import ConvCTC
+from train.models.base import CTCModel, build_network
 
 STREAM_CHUNK_FRAMES = 16  # 160 ms: the weights are read once a chunk, so longer is cheaper and later
 
@@ -30,9 +30,9 @@ class TrainedModel:
     units: dict[str, UnitSet]
     front_end: FrontEndConfig
     statistics: FeatureStatistics
-    network: ConvCTC
+    network: CTCModel
     offline: keras.Model
-    stream: keras.Model
+    stream: keras.Model | None
     step: int
 
     @property
@@ -53,7 +53,7 @@ def load_run(run: Path) -> TrainedModel:
         mean, std = (np.array(description["statistics"][k], np.float32) for k in ("mean", "std"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{run} is not a training run (it needs config.json, model.json and best.npz): {error}") from error
-    network = ConvCTC(config.model, {head: len(u) for head, u in units.items()})
+    network = build_network(config.model, {head: len(u) for head, u in units.items()})
     training = network.training_model()
     arrays = load_arrays(run / "best.npz")
     step = int(arrays.pop("step", 0))
@@ -70,8 +70,10 @@ def load_run(run: Path) -> TrainedModel:
     )
 
 
-def stream_info(model: TrainedModel) -> StreamInfo:
-    """What the package says of the stream signature."""
+def stream_info(model: TrainedModel) -> StreamInfo | None:
+    """What the package says of the stream signature; None when the architecture cannot stream."""
+    if model.stream is None:
+        return None
     return StreamInfo(STREAM_CHUNK_FRAMES, model.network.state_shapes())
 
 
@@ -79,16 +81,22 @@ def save_graphs(model: TrainedModel, out: Path) -> None:
     """Write the SavedModel. Tensors keep their names, which is how the device addresses them."""
     archive = keras.export.ExportArchive()
     archive.track(model.offline)
-    archive.track(model.stream)
     mels = model.front_end.n_mels
 
     def offline(log_mel: Any) -> Any:
         return model.offline(log_mel, training=False)
 
-    def stream(inputs: dict[str, Any]) -> Any:
-        return model.stream([inputs[t.name] for t in model.stream.inputs], training=False)
-
     archive.add_endpoint("offline", offline, [tf.TensorSpec((1, None, mels), tf.float32, name="log_mel")])
-    specs = {t.name: tf.TensorSpec(t.shape, t.dtype, name=t.name) for t in model.stream.inputs}
-    archive.add_endpoint("stream", stream, [specs])
+    if model.stream is not None:
+        _add_stream(archive, model.stream)
     archive.write_out(str(out), verbose=False)
+
+
+def _add_stream(archive: Any, model: keras.Model) -> None:
+    archive.track(model)
+
+    def stream(inputs: dict[str, Any]) -> Any:
+        return model([inputs[t.name] for t in model.inputs], training=False)
+
+    specs = {t.name: tf.TensorSpec(t.shape, t.dtype, name=t.name) for t in model.inputs}
+    archive.add_endpoint("stream", stream, [specs])

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from edge_stt.errors import DataError
 
 from .augment import SpecAugmentConfig
+from .models.base import config_class
 from .models.conv import ConvConfig
 
 T = TypeVar("T")
@@ -55,7 +56,7 @@ class TrainConfig:
     batches: BatchConfig = field(default_factory=BatchConfig)
     spec_augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    model: ConvConfig = field(default_factory=ConvConfig)
+    model: Any = field(default_factory=ConvConfig)  # the config of an architecture: `models.base.config_class`
 
     def __post_init__(self) -> None:
         positive = {
@@ -65,16 +66,10 @@ class TrainConfig:
             "batches.seconds": self.batches.seconds,
             "optimizer.learning_rate": self.optimizer.learning_rate,
             "optimizer.clip_norm": self.optimizer.clip_norm,
-            "model.channels": self.model.channels,
-            "model.blocks": self.model.blocks,
         }
         for name, value in positive.items():
             if value <= 0:
                 raise DataError(f"config: {name} must be above 0, not {value}")
-        if not 0 <= self.model.dropout < 1:
-            raise DataError(f"config: model.dropout must be in 0..1, not {self.model.dropout}")
-        if 2 * self.model.right_context > self.model.kernel - 1:
-            raise DataError("config: model.right_context may be at most half of model.kernel")
 
 
 def from_dict(cls: type[T], data: dict[str, Any], where: str = "config") -> T:
@@ -92,7 +87,8 @@ def from_dict(cls: type[T], data: dict[str, Any], where: str = "config") -> T:
         if dataclasses.is_dataclass(default):
             if not isinstance(value, dict):
                 raise DataError(f"{where}: {key} is a table")
-            value = from_dict(type(default), value, f"{where}.{key}")
+            chosen = config_class(str(value.get("family", "conv"))) if key == "model" else type(default)
+            value = from_dict(chosen, value, f"{where}.{key}")
         elif isinstance(default, tuple) and isinstance(value, list):
             value = tuple(value)
         elif isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):

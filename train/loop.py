@@ -11,7 +11,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,10 @@ from edge_stt.errors import DataError
 from edge_stt.features import normalise_utterance
 from edge_stt.units import BLANK, UnitSet
 
-from .batches import Batch, Batches, collate, frames_needed
+from .batches import Batch, Batches, collate
 from .checkpoint import load_arrays, restore_weights, save_arrays, weights_of
 from .config import TrainConfig, to_dict
-from .models.conv import STRIDE, ConvCTC
+from .models.base import build_network
 from .prepare import PreparedSet
 
 console = Console(stderr=True)
@@ -103,7 +103,7 @@ class Trainer:
         if config.mixed_bfloat16:
             keras.mixed_precision.set_global_policy("mixed_bfloat16")
         self.config, self.units, self.run = config, dict(units), run
-        self.network = ConvCTC(config.model, {name: len(u) for name, u in self.units.items()})
+        self.network = build_network(config.model, {name: len(u) for name, u in self.units.items()})
         self.model = self.network.training_model()
         opt = config.optimizer
         self.optimizer = keras.optimizers.AdamW(
@@ -321,18 +321,24 @@ class Trainer:
                 tf.summary.scalar(f"dev/{name}", value)
 
 
-def describe_run(run: Path, config: TrainConfig, hashes: dict[str, str]) -> None:
-    """Write what a run was made of: config, code version, data hashes, library versions."""
-    run.mkdir(parents=True, exist_ok=True)
-    (run / "config.json").write_text(json.dumps(to_dict(config), indent=1), encoding="utf-8")
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
-    ).stdout.strip()
-    facts = {"code": commit or "unknown", "data": hashes, "tensorflow": tf.__version__, "keras": keras.__version__}
-    (run / "run.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
-
-
-def feasible(data: PreparedSet, labels: dict[str, list[list[int]]]) -> list[int]:
-    """Clips whose labels fit their frames in every head."""
-    lengths = -(-data.lengths() // STRIDE)
-    return [i for i in range(len(data)) if all(frames_needed(labels[h][i]) <= lengths[i] for h in labels)]
+def describe_run(
+    run: Path, config: TrainConfig, units: Mapping[str, UnitSet], data: PreparedSet, hashes: dict[str, str]
+) -> None:
+    """Write what a run is made of: its config; what the model needs to run (units, front end, statistics); versions."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "config.json").write_text(json.dumps(to_dict(config), indent=1), encoding="utf-8")
+        statistics = {k: [float(x) for x in getattr(data.statistics, k)] for k in ("mean", "std")}
+        model = {
+            "heads": {head: asdict(unit_set) for head, unit_set in units.items()},
+            "front_end": asdict(data.front_end),
+            "statistics": statistics,
+        }
+        (run / "model.json").write_text(json.dumps(model, indent=1), encoding="utf-8")
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+        ).stdout.strip()
+        facts = {"code": commit or "unknown", "data": hashes, "tensorflow": tf.__version__, "keras": keras.__version__}
+        (run / "run.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot write the run directory {run}: {error.strerror or error}") from error

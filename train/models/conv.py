@@ -18,6 +18,8 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from edge_stt.errors import DataError
+
 STRIDE = 4
 
 
@@ -25,6 +27,7 @@ STRIDE = 4
 class ConvConfig:
     """Size of the network. ``lookahead`` follows from it."""
 
+    family: str = "conv"
     n_mels: int = 80
     stem_channels: int = 192
     channels: int = 256
@@ -32,6 +35,14 @@ class ConvConfig:
     kernel: int = 5
     right_context: int = 1
     dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if min(self.channels, self.stem_channels, self.blocks) <= 0:
+            raise DataError("config: model.channels, model.stem_channels and model.blocks must be above 0")
+        if not 0 <= self.dropout < 1:
+            raise DataError(f"config: model.dropout must be in 0..1, not {self.dropout}")
+        if 2 * self.right_context > self.kernel - 1:
+            raise DataError("config: model.right_context may be at most half of model.kernel")
 
     @property
     def lookahead(self) -> int:
@@ -50,6 +61,7 @@ class ConvCTC:
 
     def __init__(self, config: ConvConfig, heads: dict[str, int]) -> None:
         self.config, self.heads = config, heads
+        self.lookahead = config.lookahead
         c = config
 
         def conv(name: str, channels: int, strides: int = 1, bias: bool = True) -> layers.Conv1D:
@@ -113,7 +125,7 @@ class ConvCTC:
             shapes[f"state_{i + 2:02d}"] = (1, c.kernel - 1, c.channels)
         return shapes
 
-    def stream_model(self, chunk_frames: int) -> keras.Model:
+    def stream_model(self, chunk_frames: int) -> keras.Model | None:
         """Model of one chunk: ``log_mel [1, chunk_frames, n_mels]``, states, ``position`` and ``end`` in output frames.
 
         ``position`` (int32 ``[1]``) counts the output frames' worth of input fed before this chunk; ``end`` is their

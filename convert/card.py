@@ -1,0 +1,33 @@
+"""The model card: what a package is, in Markdown, made from what `ModelInfo` says."""
+
+from __future__ import annotations
+
+from edge_stt.package import ModelInfo
+
+
+def model_card(info: ModelInfo, tflite_bytes: int) -> str:
+    """Text of ``MODEL_CARD.md``."""
+    heads = "; ".join(f"{name}: {len(units)} {units.kind} ({units.name})" for name, units in info.heads.items())
+    rows = [
+        ("Architecture", f"{info.architecture.get('family')}, {info.architecture.get('parameters', 0):,} parameters"),
+        ("Outputs", heads),
+        ("Quantization", f"{info.quantization}, model.tflite {tflite_bytes / 1e6:.1f} MB"),
+        ("Front end", f"{info.front_end.n_mels} log-mel bins, {info.front_end.sample_rate} Hz"),
+        ("Output frames", f"one per {1000 * info.stride / info.front_end.frames_per_second:.0f} ms"),
+        ("Lookahead", f"{10 * info.stride * info.lookahead} ms"),
+        ("Training run", info.run),
+        ("Licence", info.licence),
+    ]
+    lines = [f"# {info.name}", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows), ""]
+    if info.metrics:
+        lines += ["## Measured", "", "| | |", "|---|---|"]
+        lines += [f"| {key} | {value} |" for key, value in sorted(info.metrics.items())]
+        lines.append("")
+    lines += [
+        "## Use",
+        "",
+        "English speech recognition on the device. Trained on a few tens of hours of mostly read speech: expect more",
+        "errors on accents, noise and spontaneous speech than these figures say.",
+        "",
+    ]
+    return "\n".join(lines)

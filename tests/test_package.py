@@ -1,0 +1,115 @@
+"""Model packages: whole ones are read back as written, all others are refused with the reason."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_stt.errors import PackageError
+from edge_stt.package import ModelInfo, ModelPackage, write_package
+
+
+@pytest.fixture(params=["model", "model.zip"])
+def package(request: pytest.FixtureRequest, tmp_path: Path, info: ModelInfo, package_files: dict[str, bytes]) -> Path:
+    path: Path = tmp_path / request.param
+    write_package(path, info, package_files)
+    return path
+
+
+def test_is_read_back_as_written(package: Path, info: ModelInfo, package_files: dict[str, bytes]) -> None:
+    loaded = ModelPackage.load(package)
+    for name in ("name", "front_end", "normalization", "heads", "stream", "stride", "lookahead", "runtimes"):
+        assert getattr(loaded.info, name) == getattr(info, name)
+    np.testing.assert_array_equal(loaded.info.statistics.mean, info.statistics.mean)
+    np.testing.assert_array_equal(loaded.info.statistics.std, info.statistics.std)
+    for name, content in package_files.items():
+        assert loaded.read(name) == content
+    assert loaded.golden()["log_mel"].shape == (1, 4, 80)
+    assert loaded.size > sum(map(len, package_files.values()))
+
+
+def test_same_content_gives_the_same_zip(tmp_path: Path, info: ModelInfo, package_files: dict[str, bytes]) -> None:
+    for name in ("a.zip", "b.zip"):
+        write_package(tmp_path / name, info, package_files)
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
+def test_an_existing_package_needs_overwrite(package: Path, info: ModelInfo, package_files: dict[str, bytes]) -> None:
+    with pytest.raises(PackageError, match="exists"):
+        write_package(package, info, package_files)
+    write_package(package, info, {**package_files, "model.tflite": b"new"}, overwrite=True)
+    assert ModelPackage.load(package).read("model.tflite") == b"new"
+    assert [p.name for p in package.parent.iterdir()] == [package.name], "no temporary files stay behind"
+
+
+def _edit(folder: Path, change: object) -> None:
+    data = json.loads((folder / "model.json").read_text())
+    change(data)  # type: ignore[operator]
+    (folder / "model.json").write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda p: (p / "model.tflite").write_bytes(b"x"), "model.tflite is damaged"),
+        (lambda p: (p / "golden.npz").unlink(), "has no golden.npz"),
+        (lambda p: (p / "model.json").unlink(), "has no model.json"),
+        (lambda p: (p / "model.json").write_text("{"), "model.json is damaged"),
+        (lambda p: (p / "model.json").write_text("[]"), "not an edge-stt model package"),
+        (lambda p: (p / "model.json").write_bytes(b"\xff\xfe"), "model.json is damaged"),
+        (lambda p: _edit(p, lambda d: d.update(format_version=99)), "update edge-stt"),
+        (lambda p: _edit(p, lambda d: d.update(stride=8)), "was changed"),
+        (lambda p: _edit(p, lambda d: d["files"].update({"../x": "0"})), "was changed"),
+    ],
+)
+def test_refuses_what_is_not_whole(
+    tmp_path: Path, info: ModelInfo, package_files: dict[str, bytes], damage: object, reason: str
+) -> None:
+    path = tmp_path / "model"
+    write_package(path, info, package_files)
+    damage(path)  # type: ignore[operator]
+    with pytest.raises(PackageError, match=reason) as caught:
+        ModelPackage.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_refuses_a_missing_and_a_foreign_file(tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match="no model package"):
+        ModelPackage.load(tmp_path / "nothing")
+    (tmp_path / "text.zip").write_text("not a zip")
+    with pytest.raises(PackageError, match="not a readable model package"):
+        ModelPackage.load(tmp_path / "text.zip")
+
+
+def test_refuses_any_flipped_byte_of_a_zip(tmp_path: Path, info: ModelInfo, package_files: dict[str, bytes]) -> None:
+    path = tmp_path / "model.zip"
+    original = write_package(path, info, package_files)
+    contents = {name: original.read(name) for name in [*package_files, "model.json"]}
+    whole = path.read_bytes()
+    rng = np.random.default_rng(5)
+    refused = 0
+    for position in rng.integers(len(whole), size=300):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        try:
+            loaded = ModelPackage.load(path)
+        except PackageError:
+            refused += 1
+        else:  # a bit of a time stamp or the like: everything that is read is still what was written
+            assert all(loaded.read(name) == content for name, content in contents.items() if name in loaded.files)
+    assert refused > 150
+
+
+def test_a_zip_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive, archive.open(
+        "model.json", "w", force_zip64=True
+    ) as file:
+        for _ in range(600):
+            file.write(bytes(1 << 20))
+    with pytest.raises(PackageError, match="larger than any model package"):
+        ModelPackage.load(tmp_path / "bomb.zip")

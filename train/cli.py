@@ -1,0 +1,62 @@
+"""``edge-stt train``: from corpora to a trained run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge_stt.errors import UsageError
+
+app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False)
+
+
+@app.callback(invoke_without_command=True)
+def train(
+    context: typer.Context,
+    config: Annotated[Path | None, typer.Option(help="TOML file of the run; configs are in train/configs.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Prepared training set.")] = None,
+    dev: Annotated[Path | None, typer.Option(help="Prepared set to choose the best weights on.")] = None,
+    dev_corpus: Annotated[str | None, typer.Option(help="Score only this corpus of the dev set.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Run directory; one that exists is resumed.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Start from the weights (best.npz) of another run.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a setting: --set optimizer.learning_rate=1e-3")
+    ] = None,
+) -> None:
+    """Train a model: `prepare` the corpora first, then give the prepared sets and a run directory."""
+    if context.invoked_subcommand is not None:
+        return
+    if data is None or dev is None or run is None:
+        raise UsageError("train needs --data, --dev and --run (and `edge-stt train prepare` makes the first two)")
+    from .config import load_config
+
+    settings = load_config(config, set_)  # before TensorFlow is loaded: a typing error should not cost ten seconds
+    from .start import start_run
+
+    start_run(settings, data, dev, run, dev_corpus, init)
+
+
+@app.command()
+def prepare(
+    corpora: Annotated[
+        list[Path], typer.Argument(help=".jsonl manifests, Common Voice .tsv, LJSpeech or LibriSpeech folders.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the prepared set.")],
+    noise: Annotated[Path | None, typer.Option(help="Manifest of noises to mix in.")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="No augmented variants: for dev sets.")] = False,
+    processes: Annotated[int, typer.Option(min=1)] = 2,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first clip that cannot be used.")] = False,
+) -> None:
+    """Check, decode and augment corpora into a prepared set; reports hours and what was left out."""
+    from .data import read_manifest
+    from .prepare import PrepareConfig, console, prepare
+
+    noises = [clip.path for clip in read_manifest(noise, lambda problem: None)] if noise else []
+    settings = PrepareConfig(speeds=(), room_copies=0) if plain else PrepareConfig()
+    summary = prepare(corpora, out, settings, noises=noises, processes=processes, strict=strict)
+    for problem in summary["left_out"]:
+        console.print(f"left out: {problem}", markup=False, highlight=False)
+    for corpus, hours in summary["hours"].items():
+        typer.echo(f"{corpus}\t{hours} h\t{summary['clips'][corpus]} clips\t{summary['speakers'][corpus]} speakers")

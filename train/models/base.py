@@ -1,0 +1,53 @@
+"""What every architecture offers, and the table of them. A new one is a file here and a line in `families`."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from edge_stt.errors import DataError
+
+
+class CTCModel(Protocol):
+    """A CTC network as graphs that share their weights.
+
+    Inputs are normalised log-mel, float32 ``[batch, frames, n_mels]``, ``frames`` a multiple of ``stride``; outputs are
+    one tensor ``[batch, frames / stride, units]`` per head: logits in training, log-probabilities on the device.
+    """
+
+    stride: int
+    lookahead: int  # output frames the network sees ahead; -1 when it needs the whole utterance
+
+    def training_model(self) -> Any:
+        """Keras model of ``(log_mel, mask [batch, frames / stride, 1])``."""
+        ...
+
+    def offline_model(self) -> Any:
+        """Keras model of ``log_mel`` with batch size 1."""
+        ...
+
+    def stream_model(self, chunk_frames: int) -> Any | None:
+        """Keras model of one chunk with explicit state, or None when the architecture cannot stream."""
+        ...
+
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the state tensors of `stream_model` by name; empty when it cannot stream."""
+        ...
+
+
+def build_network(config: Any, heads: dict[str, int]) -> CTCModel:
+    """The network for a model config; ``heads`` gives the number of units of each head."""
+    from .conv import ConvConfig, ConvCTC
+
+    if isinstance(config, ConvConfig):
+        return ConvCTC(config, heads)
+    raise DataError(f"no architecture takes a {type(config).__name__}")
+
+
+def config_class(family: str) -> type:
+    """The config dataclass of an architecture, by the ``family`` it is called in TOML."""
+    from .conv import ConvConfig
+
+    families = {"conv": ConvConfig}
+    if family not in families:
+        raise DataError(f"config.model: unknown family {family!r}; known: {', '.join(families)}")
+    return families[family]
