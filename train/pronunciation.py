@@ -183,9 +183,7 @@ class _Aligner:
         return out
 
 
-def align(
-    pairs: Sequence[tuple[str, Phonemes]], settings: G2PSettings = G2PSettings()
-) -> list[list[Graphone] | None]:
+def align(pairs: Sequence[tuple[str, Phonemes]], settings: G2PSettings = G2PSettings()) -> list[list[Graphone] | None]:
     """Segment each (word, phonemes) into graphones learned from all of them; None where no segmentation exists.
 
     Unigram expectation maximisation, as the first step of Bisani and Ney 2008 (section 3) and of Phonetisaurus
@@ -313,3 +311,163 @@ def _to_model(
         weights.astype(np.uint8),
         exceptions,
     )
+
+
+def learn(lexicon: Lexicon, settings: G2PSettings = G2PSettings()) -> GraphoneModel:
+    """A model of the words of ``lexicon`` with all their variants; raises `DataError` when it has too few."""
+    pairs = sorted((word, phonemes) for word, variants in lexicon.items() for phonemes in variants)
+    if len(pairs) < 100:
+        raise DataError(f"a pronunciation model needs at least 100 pronunciations to learn from, not {len(pairs)}")
+    aligned = align(pairs, settings)
+    uses: dict[Graphone, int] = defaultdict(int)
+    for path in aligned:
+        for graphone in path or ():
+            uses[graphone] += 1
+    common = sorted(graphone for graphone, n in uses.items() if n >= settings.min_count)
+    graphones: tuple[Graphone, ...] = (("", ()), ("", ()), *common)
+    index = {graphone: i for i, graphone in enumerate(graphones) if i > 1}
+    sequences, unexplained = [], set()
+    for (word, _), path in zip(pairs, aligned, strict=True):
+        if path is not None and all(graphone in index for graphone in path):
+            sequences.append([0, *(index[graphone] for graphone in path), 1])
+        else:
+            unexplained.add(word)
+    exceptions = {word: tuple(lexicon[word]) for word in sorted(lexicon) if len(word) == 1 or word in unexplained}
+    levels = _count(sequences, len(graphones), settings.order)
+    _estimate(levels, len(graphones))
+    return _to_model(levels, _prune(levels, settings.prune), graphones, exceptions)
+
+
+@dataclass(frozen=True)
+class G2PReport:
+    """Errors on words that the model has not seen, each against its closest reference variant; times in ms a word."""
+
+    words: int
+    phoneme_error_rate: float
+    word_error_rate: float
+    milliseconds: float
+
+
+def edit_distance(a: Sequence[str], b: Sequence[str]) -> int:
+    """Levenshtein distance of two sequences."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        diagonal, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (x != y))
+    return row[-1]
+
+
+def evaluate(pronouncer: Pronouncer, references: Lexicon) -> G2PReport:
+    """Phoneme and word error rate of the first pronunciation."""
+    errors = phonemes = wrong = 0
+    start = time.perf_counter()
+    guesses = {word: pronouncer.pronounce(word)[0].phonemes for word in references}
+    spent = time.perf_counter() - start
+    for word, variants in references.items():
+        distance, length = min((edit_distance(guesses[word], v), len(v)) for v in variants)
+        errors, phonemes, wrong = errors + distance, phonemes + length, wrong + (distance > 0)
+    n = len(references)
+    return G2PReport(n, errors / phonemes, wrong / n, 1000 * spent / n)
+
+
+def measure(lexicon: Lexicon, settings: G2PSettings = G2PSettings(), limit: int | None = None) -> G2PReport:
+    """Learn from all but the held-out words and measure on those (the first ``limit`` by hash order, or all)."""
+    held_out = {word: v for word, v in lexicon.items() if is_held_out(word, settings.held_out)}
+    model = learn({word: v for word, v in lexicon.items() if word not in held_out}, settings)
+    return evaluate(Pronouncer(model), dict(list(held_out.items())[:limit]))
+
+
+class Labeller:
+    """Phonemes of transcripts, for training labels.
+
+    CMUdict's first pronunciation where the word is there; then, by rule, possessives of such words and compounds of
+    two of them; then the learned model. ``model`` is a model file, or None for one learned from all of CMUdict on
+    first need and kept in the user's cache folder (``$XDG_CACHE_HOME/edge-stt``).
+    """
+
+    def __init__(self, model: Path | Pronouncer | None = None, lexicon: Lexicon | None = None) -> None:
+        self.lexicon = read_cmudict() if lexicon is None else lexicon
+        self._pronouncer = Pronouncer.load(model) if isinstance(model, Path) else model
+        self._cache: dict[str, Phonemes] = {}
+        self.unknown: dict[str, int] = defaultdict(int)  # words left to the learned model, and how often
+
+    @property
+    def pronouncer(self) -> Pronouncer:
+        """The learned model, made on first need."""
+        if self._pronouncer is None:
+            self._pronouncer = Pronouncer.load(_cached_model(self.lexicon))
+        return self._pronouncer
+
+    def pronounce_word(self, word: str) -> Phonemes:
+        """Phonemes of one normalised word; raises `DataError` when it has characters outside a–z and apostrophe."""
+        if word not in self._cache:
+            self._cache[word] = self._by_rule(word) or self.pronouncer.pronounce(word)[0].phonemes
+        if word in self.lexicon or self._by_rule(word):
+            return self._cache[word]
+        self.unknown[word] += 1
+        return self._cache[word]
+
+    def pronounce_text(self, text: str) -> list[Phonemes]:
+        """One tuple of phonemes for each word of a normalised text."""
+        return [self.pronounce_word(word) for word in text.split()]
+
+    def _by_rule(self, word: str) -> Phonemes | None:
+        for form in (word, word.strip("'")):
+            if form in self.lexicon:
+                return self.lexicon[form][0]
+        if word.endswith("'s") and (base := self._by_rule(word[:-2])):
+            return base + possessive_ending(base[-1])
+        return None
+
+
+def _cached_model(lexicon: Lexicon) -> Path:
+    """The model of ``lexicon`` in the cache folder, learned now when it is not there yet."""
+    settings = G2PSettings()
+    digest = hashlib.sha256(repr((settings, sorted(lexicon.items()))).encode()).hexdigest()[:16]
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-stt"
+    path = folder / f"pronunciation-{digest}.bin"
+    if not path.is_file():
+        print("learning pronunciations from CMUdict, once (about two minutes) …", file=sys.stderr)  # noqa: T201
+        write_atomically(path, learn(lexicon, settings).to_bytes())
+    return path
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that it is either complete or not there; raises `DataError` when the place is not writable."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        Path(name).replace(path)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}") from error
+
+
+def main(
+    out: Annotated[Path, typer.Argument(help="Model file to write.")],
+    report: Annotated[
+        bool, typer.Option(help="First measure on held-out words, with a model learned without them.")
+    ] = False,
+) -> None:
+    """Learn pronunciations from CMUdict and write the model."""
+    try:
+        lexicon = read_cmudict()
+        if report:
+            result = measure(lexicon)
+            typer.echo(
+                f"held-out words {result.words}: phoneme error rate {result.phoneme_error_rate:.2%}, "
+                f"word error rate {result.word_error_rate:.2%}, {result.milliseconds:.1f} ms a word"
+            )
+        start = time.perf_counter()
+        data = learn(lexicon).to_bytes()
+        write_atomically(out, data)
+        typer.echo(f"{out}: {len(data)} bytes, {len(lexicon)} words, {time.perf_counter() - start:.0f} s", err=True)
+    except EdgeSttError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+if __name__ == "__main__":
+    typer.run(main)
