@@ -1,7 +1,7 @@
 """edge-stt: speech-to-text that you train from scratch, own completely, and run on a Raspberry Pi.
 
-    >>> import edge_stt
-    >>> edge_stt.load_model().transcribe("speech.wav").text  # doctest: +SKIP
+>>> import edge_stt
+>>> edge_stt.load_model().transcribe("speech.wav").text  # doctest: +SKIP
 """
 
 from __future__ import annotations

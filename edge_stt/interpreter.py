@@ -63,8 +63,9 @@ def _quiet_stderr() -> Iterator[None]:
     except OSError:  # a daemon may have closed it
         yield
         return
-    with open(os.devnull, "wb") as null:
-        os.dup2(null.fileno(), 2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
     try:
         yield
     finally:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import shutil
 import tempfile
 import zipfile
@@ -123,7 +122,7 @@ class ModelPackage:
             raise PackageError(f"{path} is not an edge-stt model package: {INFO_FILE} has no format_version")
         if data["format_version"] > FORMAT_VERSION:
             raise PackageError(
-                f"{path} has format {data['format_version']}, this version reads up to {FORMAT_VERSION}: update edge-stt"
+                f"{path} has format {data['format_version']}, this version reads {FORMAT_VERSION}: update edge-stt"
             )
         if data.get("checksum") != _checksum(data):
             raise PackageError(f"{path}: {INFO_FILE} was changed after the package was made; get the package again")
@@ -201,7 +200,7 @@ def write_package(path: Path, info: ModelInfo, files: Mapping[str, bytes], overw
                     (new / name).write_bytes(content)
             if path.is_dir():
                 path.rename(work / "old")
-            os.replace(new, path)
+            new.replace(path)
         finally:
             shutil.rmtree(work, ignore_errors=True)
     except OSError as error:

@@ -75,7 +75,9 @@ def _money(match: re.Match[str]) -> str:
 
 def _spell_numbers(text: str) -> str:
     text = _MONEY.sub(_money, text)
-    text = _ORDINAL.sub(lambda m: " " + str(_engine().number_to_words(_engine().ordinal(m[1].replace(",", "")), andword="")) + " ", text)
+    text = _ORDINAL.sub(
+        lambda m: " " + str(_engine().number_to_words(_engine().ordinal(m[1].replace(",", "")), andword="")) + " ", text
+    )
     text = _YEAR.sub(_year, text)
     return _NUMBER.sub(lambda m: _words(m[0]), text)
 

@@ -77,13 +77,7 @@ class UnitSet:
 
 ENGLISH_CHARACTERS = UnitSet("english-characters", "characters", ("<blank>", " ", "'", *"abcdefghijklmnopqrstuvwxyz"))
 
-# The 39 phonemes of CMUdict without stress marks (CMU Pronouncing Dictionary, http://www.speech.cs.cmu.edu/cgi-bin/cmudict).
-ARPABET = UnitSet(
-    "arpabet",
-    "phonemes",
-    (
-        "<blank>",
-        "|",
-        *"AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH".split(),
-    ),
-)
+# The 39 phonemes of the CMU Pronouncing Dictionary (http://www.speech.cs.cmu.edu/cgi-bin/cmudict), without stress.
+_VOWELS = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW"
+_CONSONANTS = "B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH"
+ARPABET = UnitSet("arpabet", "phonemes", ("<blank>", "|", *sorted(f"{_VOWELS} {_CONSONANTS}".split())))

@@ -29,9 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def statistics() -> FeatureStatistics:
     rng = np.random.default_rng(3)
-    return FeatureStatistics(
-        rng.normal(-6.0, 1.0, 80).astype(np.float32), rng.uniform(1.0, 2.5, 80).astype(np.float32)
-    )
+    return FeatureStatistics(rng.normal(-6.0, 1.0, 80).astype(np.float32), rng.uniform(1.0, 2.5, 80).astype(np.float32))
 
 
 @pytest.fixture

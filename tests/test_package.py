@@ -106,9 +106,10 @@ def test_refuses_any_flipped_byte_of_a_zip(tmp_path: Path, info: ModelInfo, pack
 
 
 def test_a_zip_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive, archive.open(
-        "model.json", "w", force_zip64=True
-    ) as file:
+    with (
+        zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("model.json", "w", force_zip64=True) as file,
+    ):
         for _ in range(600):
             file.write(bytes(1 << 20))
     with pytest.raises(PackageError, match="larger than any model package"):

@@ -17,7 +17,10 @@ from edge_stt.units import ARPABET, BLANK, ENGLISH_CHARACTERS, SEPARATOR, UnitSe
 @pytest.mark.parametrize(
     ("written", "spoken"),
     [
-        ("Mr. O’Neil paid £5,000 & 3.5% in 1810;", "mister o'neil paid five thousand pounds and three point five percent in eighteen ten"),
+        (
+            "Mr. O’Neil paid £5,000 & 3.5% in 1810;",
+            "mister o'neil paid five thousand pounds and three point five percent in eighteen ten",
+        ),
         ("the 21st--of May, 1900, café", "the twenty first of may nineteen hundred cafe"),
         ("'Tis a well-known “fact”", "tis a well known fact"),
         ("In 2019, 1905 and 105 birds", "in twenty nineteen nineteen oh five and one hundred five birds"),

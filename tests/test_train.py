@@ -19,7 +19,10 @@ from edge_stt.features import FrontEndConfig, log_mel
 
 from .conftest import DATA, ROOT
 
-CLIPS = [(DATA / "demo.opus", DATA / "demo.txt"), *((p, p.with_suffix(".txt")) for p in (ROOT / "tests/data").glob("*.opus"))]
+CLIPS = [
+    (DATA / "demo.opus", DATA / "demo.txt"),
+    *((p, p.with_suffix(".txt")) for p in (ROOT / "tests/data").glob("*.opus")),
+]
 SMALL = ["--set", "model.channels=32", "--set", "model.stem_channels=16", "--set", "model.blocks=1"]
 
 
@@ -69,14 +72,15 @@ def test_the_whole_way(prepared: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     done = subprocess.run(
-        [*edge_stt, "transcribe", "--model", str(package), str(CLIPS[0][0])], capture_output=True, text=True, check=False
+        [*edge_stt, "transcribe", "--model", str(package), str(CLIPS[0][0])],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert set(done.stdout.strip()) <= set("abcdefghijklmnopqrstuvwxyz' ")
     assert len(done.stdout.strip()) > 10
-    done = subprocess.run(
-        [*edge_stt, "doctor", "--model", str(package)], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*edge_stt, "doctor", "--model", str(package)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 

@@ -1,4 +1,7 @@
-"""Augmentation: small seeded functions on samples (float32 ``[n]``, 16 kHz) or on log-mel (float32 ``[frames, mels]``)."""
+"""Augmentation: small seeded functions.
+
+On samples (float32 ``[n]``, 16 kHz) or on log-mel (float32 ``[frames, mels]``).
+"""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from queue import Queue
 from typing import Any
 
@@ -24,8 +25,8 @@ PAD_TO = 64  # frames: few distinct shapes, so that kernels are set up once
 
 @dataclass(frozen=True)
 class Batch:
-    """``log_mel`` float32 ``[B, T, n_mels]``; ``lengths`` int32 ``[B]`` and ``mask`` float32 ``[B, T / 4, 1]`` in output
-    frames; ``labels``: per head, int32 lists of each clip's units."""
+    """``log_mel`` float32 ``[B, T, n_mels]``; in output frames, ``lengths`` int32 ``[B]`` and ``mask`` float32
+    ``[B, T / 4, 1]``; ``labels``: per head, the units of each clip."""
 
     log_mel: Floats
     lengths: Ints
@@ -40,7 +41,7 @@ class Batch:
 
 def frames_needed(labels: list[int]) -> int:
     """Output frames a CTC label needs: one a unit, and a blank between equal neighbours."""
-    return len(labels) + sum(a == b for a, b in zip(labels, labels[1:], strict=False))
+    return len(labels) + sum(a == b for a, b in pairwise(labels))
 
 
 class Batches:
@@ -87,7 +88,7 @@ class Batches:
             if group:
                 batches.append(group)
         if epoch >= self.config.curriculum_epochs:
-            rng.shuffle(batches)  # type: ignore[arg-type]
+            rng.shuffle(batches)
         else:
             batches.sort(key=lambda group: max(self.frames[v][c] for c, v in group))
         return batches

@@ -81,22 +81,30 @@ def from_dict(cls: type[T], data: dict[str, Any], where: str = "config") -> T:
             near = difflib.get_close_matches(key, fields, 1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(fields)}"
             raise DataError(f"{where}: unknown key {key!r}{hint}")
-        default = fields[key].default
-        if default is dataclasses.MISSING and callable(fields[key].default_factory):
-            default = fields[key].default_factory()  # type: ignore[misc]
-        if dataclasses.is_dataclass(default):
-            if not isinstance(value, dict):
-                raise DataError(f"{where}: {key} is a table")
-            chosen = config_class(str(value.get("family", "conv"))) if key == "model" else type(default)
-            value = from_dict(chosen, value, f"{where}.{key}")
-        elif isinstance(default, tuple) and isinstance(value, list):
-            value = tuple(value)
-        elif isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        elif default is not None and default is not dataclasses.MISSING and type(value) is not type(default):
-            raise DataError(f"{where}: {key} must be {type(default).__name__}, not {value!r}")
-        values[key] = value
+        values[key] = _checked(key, value, _default(fields[key]), where)
     return cls(**values)
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return None if field.default is dataclasses.MISSING else field.default
+
+
+def _checked(key: str, value: Any, default: Any, where: str) -> Any:
+    """``value`` in the type of the field's default."""
+    if dataclasses.is_dataclass(default):
+        if not isinstance(value, dict):
+            raise DataError(f"{where}: {key} is a table")
+        chosen = config_class(str(value.get("family", "conv"))) if key == "model" else type(default)
+        return from_dict(chosen, value, f"{where}.{key}")
+    if isinstance(default, tuple) and isinstance(value, list):
+        return tuple(value)
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    if default is not None and type(value) is not type(default):
+        raise DataError(f"{where}: {key} must be {type(default).__name__}, not {value!r}")
+    return value
 
 
 def load_config(path: Path | None, overrides: list[str] | None = None) -> TrainConfig:

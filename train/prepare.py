@@ -248,7 +248,9 @@ class PreparedSet:
             report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
             stats = np.load(folder / "statistics.npz")
         except (OSError, ValueError) as error:
-            raise DataError(f"{folder} is not a prepared set (make one with `edge-stt train prepare`): {error}") from error
+            raise DataError(
+                f"{folder} is not a prepared set (make one with `edge-stt train prepare`): {error}"
+            ) from error
         self.clips = [PreparedClip(**json.loads(line)) for line in lines]
         self.front_end = FrontEndConfig(**report["front_end"])
         self.variants: list[str] = report["variants"]

@@ -58,7 +58,9 @@ def bench(
     model: Annotated[Path | None, typer.Option(help="Model package; without it, the one that comes along.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the TFLite runtime.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines instead of a table.")] = False,
-    details: Annotated[Path | None, typer.Option(help="Write each clip's texts and counts here, as JSON lines.")] = None,
+    details: Annotated[
+        Path | None, typer.Option(help="Write each clip's texts and counts here, as JSON lines.")
+    ] = None,
 ) -> None:
     """Score a model: WER and CER over whole manifests, a bootstrap interval over speakers, and speed."""
     transcriber = load_model(model, num_threads=threads)

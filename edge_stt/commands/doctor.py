@@ -100,7 +100,9 @@ def golden_check(model: Path) -> str:
         worst = max(worst, float(np.abs(log_probs - expected).mean()))
         agreement = min(agreement, float((log_probs.argmax(-1) == expected.argmax(-1)).mean()))
     if worst > GOLDEN_TOLERANCE or agreement < 0.97:
-        raise EdgeSttError(f"outputs differ from the golden ones: mean |Δ log p| {worst:.3f}, agreement {agreement:.3f}")
+        raise EdgeSttError(
+            f"outputs differ from the golden ones: mean |Δ log p| {worst:.3f}, agreement {agreement:.3f}"
+        )
     return f"mean |Δ log p| {worst:.1e}, argmax agreement {agreement:.3f}"
 
 
