@@ -1,0 +1,1 @@
+"""Tests of edge-stt. Those marked ``workstation`` need the train extra."""

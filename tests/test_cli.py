@@ -1,0 +1,125 @@
+"""The command line as a person meets it: exit codes, one-line errors, and the shipped model on real speech."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+from .conftest import DATA, DEMO, ROOT
+
+DEFAULT = ROOT / "edge_stt" / "models" / "default"
+
+
+def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "edge_stt.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def assert_one_line_error(done: subprocess.CompletedProcess[str], code: int, text: str) -> None:
+    assert done.returncode == code, done.stderr
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_the_demo_clip_is_recognised() -> None:
+    jiwer = pytest.importorskip("jiwer", reason="needs the bench extra")
+    from edge_stt.text import normalise_text
+
+    done = run("transcribe", DEMO)
+    assert done.returncode == 0, done.stderr
+    reference = normalise_text((DATA / "demo.txt").read_text(encoding="utf-8"))
+    assert jiwer.cer(reference, done.stdout.strip()) < 0.35
+
+
+def test_transcribe_is_quiet_in_a_pipe() -> None:
+    done = run("transcribe", DEMO)
+    assert done.stderr == ""
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_doctor_finds_nothing_wrong() -> None:
+    done = run("doctor", "--json")
+    checks = json.loads(done.stdout)
+    assert done.returncode == 0, checks
+    assert {check["name"] for check in checks} >= {"Python", "TFLite runtime", "model package", "golden pair", "demo clip"}
+    assert all(check["ok"] for check in checks)
+
+
+def test_doctor_names_a_damaged_model(tmp_path: Path) -> None:
+    shutil.copytree(DEFAULT, tmp_path / "model")
+    content = bytearray((tmp_path / "model" / "model.tflite").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "model" / "model.tflite").write_bytes(content)
+    done = run("doctor", "--model", tmp_path / "model")
+    assert done.returncode == 1
+    assert "FAIL model package" in done.stdout
+    assert "model.tflite is damaged" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["transcribe", "missing.wav"], 1, "missing.wav"),
+        (["transcribe", "--model", "nowhere", str(DEMO)], 1, "no model package at nowhere"),
+        (["transcribe", "--model", str(DATA), str(DEMO)], 1, "model.json"),
+        (["transcribe"], 2, "Missing argument"),
+        (["transcribe", "--no-such-option", "x.wav"], 2, "--no-such-option"),
+        (["nonsense"], 2, "nonsense"),
+    ],
+)
+def test_wrong_calls(arguments: list[str], code: int, text: str) -> None:
+    assert_one_line_error(run(*arguments), code, text)
+
+
+def test_an_unknown_runtime_is_named() -> None:
+    done = run("transcribe", DEMO, env={**os.environ, "EDGE_STT_RUNTIME": "nonsense"})
+    assert_one_line_error(done, 1, "unknown TFLite runtime 'nonsense'")
+
+
+def test_version() -> None:
+    from edge_stt import __version__
+
+    assert run("--version").stdout.strip() == f"edge-stt {__version__}"
+
+
+def test_bench_scores_a_manifest(tmp_path: Path) -> None:
+    pytest.importorskip("jiwer", reason="needs the bench extra")
+    text = (DATA / "demo.txt").read_text(encoding="utf-8").strip()
+    manifest = tmp_path / "dev.jsonl"
+    manifest.write_text(json.dumps({"audio_filepath": str(DEMO), "text": text, "speaker": "LJ"}) + "\n")
+    done = run("bench", "--json", manifest)
+    assert done.returncode == 0, done.stderr
+    score = json.loads(done.stdout)
+    assert score["clips"] == 1
+    assert 0 <= score["cer"] <= score["wer"] <= 100
+    assert score["normaliser"] == "edge-stt-english-1"
+    assert_one_line_error(run("bench", "--json", tmp_path / "none.jsonl"), 1, "none.jsonl")
+
+
+def test_the_workstation_commands_say_what_to_install(tmp_path: Path) -> None:
+    """In an environment with the wheel's files alone, `edge-stt train` and `convert` name what is missing."""
+    venv.create(tmp_path / "env", with_pip=False, system_site_packages=True)
+    site = next((tmp_path / "env" / "lib").glob("python*/site-packages"))
+    shutil.copytree(ROOT / "edge_stt", site / "edge_stt", ignore=shutil.ignore_patterns("__pycache__"))
+    base = Path(sys.prefix) / site.relative_to(tmp_path / "env")
+    code = (  # the packages of this environment, but not the checkout, which an editable install puts on the path
+        f"import sys; sys.path = [p for p in sys.path if p not in ('', {str(ROOT)!r})] + [{str(base)!r}]\n"
+        f"sys.argv = ['edge-stt', COMMAND]\nfrom edge_stt.cli import main\nmain()"
+    )
+    for command in ("train", "convert"):
+        done = subprocess.run(
+            [tmp_path / "env/bin/python", "-c", code.replace("COMMAND", repr(command))],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            check=False,
+        )
+        assert_one_line_error(done, 1, "pip install -e '.[train]'")
