@@ -60,3 +60,32 @@ def prepare(
         console.print(f"left out: {problem}", markup=False, highlight=False)
     for corpus, hours in summary["hours"].items():
         typer.echo(f"{corpus}\t{hours} h\t{summary['clips'][corpus]} clips\t{summary['speakers'][corpus]} speakers")
+
+
+@app.command()
+def simulate(
+    manifest: Annotated[Path, typer.Argument(help="Manifest of clean clips.")],
+    noise: Annotated[Path, typer.Option(help="Manifest of noises.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the clips and their manifest.")],
+) -> None:
+    """Play clips in simulated rooms, 2 to 4 m from the microphone, with noise at 5 to 15 dB: a far-field test set."""
+    from .data import read_manifest
+    from .simulate import simulate
+
+    def say(problem: str) -> None:
+        typer.echo(f"left out: {problem}", err=True)
+
+    typer.echo(simulate(manifest, [clip.path for clip in read_manifest(noise, say)], out, say))
+
+
+@app.command()
+def augment(
+    audio: Annotated[Path, typer.Argument(help="A recording.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the augmented versions and a picture.")],
+    noise: Annotated[Path | None, typer.Option(help="A recording of noise; without it, white noise.")] = None,
+) -> None:
+    """Write each augmentation of a clip as WAV and a picture of their spectrograms, to hear and see what they do."""
+    from .simulate import demonstrate
+
+    for path in demonstrate(audio, out, noise):
+        typer.echo(path)
