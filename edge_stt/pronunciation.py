@@ -23,6 +23,7 @@ import numpy.typing as npt
 from .errors import DataError
 
 Phonemes = tuple[str, ...]
+_Beam = dict[tuple[int, Phonemes], float]  # (state, phonemes so far) -> cost
 
 MODEL_MAGIC = b"ESTTG2P1"
 DICTIONARY_MAGIC = b"ESTTDIC1"
@@ -31,7 +32,7 @@ LOG_STEP = 0.0625  # log-probabilities are stored in 256 steps of this size, 0 â
 BACKOFF_ZERO = 63  # stored back-off weights: 63 steps above 1, 192 below
 _FIRST_SYMBOL = 0x21  # dictionary lines write phoneme i as the printable character 0x21 + i
 
-# Endings of possessives and plurals after a final phoneme (any English grammar: sibilants, then voiceless, then the rest).
+# Endings of possessives and plurals after a final phoneme, as in any English grammar; after the rest it is Z.
 SIBILANTS = frozenset(("S", "Z", "SH", "ZH", "CH", "JH"))
 VOICELESS = frozenset(("P", "T", "K", "F", "TH"))
 
@@ -100,7 +101,7 @@ class Dictionary(Mapping[str, tuple[Phonemes, ...]]):
         code = {symbol: chr(_FIRST_SYMBOL + i) for i, symbol in enumerate(symbols)}
         lines = []
         for word, variants in entries.items():
-            if not word or not variants or not all(variants) or any(c.isspace() for c in word):
+            if not word or not variants or not all(variants) or any(c <= " " or c.isspace() for c in word):
                 raise DataError(f"dictionary word {word!r} needs letters and, for each pronunciation, phonemes")
             spelled = " ".join(dict.fromkeys("".join(code[symbol] for symbol in variant) for variant in variants))
             lines.append(f"{word}\t{spelled}".encode())
@@ -167,6 +168,8 @@ class Dictionary(Mapping[str, tuple[Phonemes, ...]]):
             raise DataError(f"{what} is damaged or something else (no symbols); build it again")
         dictionary = cls({})
         dictionary._set(tuple(symbols), block)
+        if len(dictionary) != header.get("words"):
+            raise DataError(f"{what} is damaged or something else (words are missing); build it again")
         return dictionary
 
     @classmethod
@@ -183,7 +186,7 @@ class GraphoneModel:
     ``graphones``: (letters, phonemes) by id, ids â‰¥ 2 sorted by letters; ids 0 and 1 are the word's edges.
     ``levels``: for each n-gram length, the number of nodes. The other arrays have one item per node but the root, in
     breadth-first order: ``token`` (uint16, graphone id), ``children`` (uint16, how many; one more item, for the root,
-    in front), ``log_prob`` (uint8, -round(ln p / LOG_STEP)), ``backoff`` (uint8, BACKOFF_ZERO - round(ln b / LOG_STEP)).
+    in front), ``log_prob`` (uint8, -ln p in steps of LOG_STEP), ``backoff`` (uint8, BACKOFF_ZERO - ln b in such steps).
     ``exceptions``: words that letters do not explain (letter names, abbreviations).
     """
 
@@ -223,7 +226,7 @@ class GraphoneModel:
             if len(payload) != sum(sizes):
                 raise ValueError("wrong length")
             raw = np.split(np.frombuffer(payload, np.uint8), np.cumsum(sizes)[:-1])
-            token, children = (raw[i] | (raw[i + 2].astype(np.uint16) << 8) for i in (0, 1))
+            token, children = ((raw[i] + 256 * raw[i + 2].astype(np.uint16)).astype(np.uint16) for i in (0, 1))
             if int(children.sum()) != n or (n and int(token.max()) >= len(graphones)):
                 raise ValueError("its tree does not add up")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -263,7 +266,7 @@ class Pronouncer:
         link = np.zeros(count, np.int64)
         has_children = model.children > 0
         key = parent * len(model.graphones) + token
-        start = 1
+        before, start = 1, 1  # first nodes of the level above and of this one
         for level, size in enumerate(model.levels):
             nodes = np.arange(start, start + size)
             if level:
@@ -322,7 +325,7 @@ class Pronouncer:
     def _extensions(self, state: int, low: int, high: int, worst: float) -> Iterator[tuple[int, int, float]]:
         """Graphones ``low <= id < high`` after ``state``: (graphone, new state, cost), with cost at most ``worst``.
 
-        Costs are -ln p in steps of LOG_STEP. A longer context that knows the graphone hides the shorter ones (back-off).
+        Costs are -ln p in steps of LOG_STEP. A longer context that knows the graphone hides the shorter ones.
         """
         first, tokens, costs = self._first, self._token, self._log_prob
         seen: set[int] = set()
@@ -345,11 +348,10 @@ class Pronouncer:
 
     def _decode(self, word: str) -> list[Pronunciation]:
         """Beam search over the letters; segmentations of one pronunciation that meet in a state are added up."""
-        Beam = dict[tuple[int, Phonemes], float]  # (state, phonemes so far) -> cost  # noqa: N806
         graphones, settings = self.model.graphones, self.beam
         threshold = settings.threshold / LOG_STEP
         start_state = next((s for t, s, _ in self._extensions(0, START, START + 1, math.inf) if t == START), 0)
-        beams: list[Beam] = [{} for _ in range(len(word) + 1)]
+        beams: list[_Beam] = [{} for _ in range(len(word) + 1)]
         beams[0][start_state, ()] = 0.0
         best = [math.inf] * (len(word) + 1)
         for position in range(len(word)):
@@ -398,5 +400,5 @@ def _normalise(costs: Mapping[Phonemes, float]) -> list[Pronunciation]:
 
 
 def build_lexicon(words: Iterable[str], pronouncer: Pronouncer, n_best: int = 1) -> Dictionary:
-    """A dictionary of ``words`` with up to ``n_best`` pronunciations each: what maps phoneme strings back to spelling."""
+    """A dictionary of ``words``, up to ``n_best`` pronunciations each: it maps phoneme strings back to spelling."""
     return Dictionary({word: [p.phonemes for p in pronouncer.pronounce(word, n_best)] for word in words})
