@@ -89,14 +89,14 @@ def audio_duration(path: str | os.PathLike[str]) -> float | None:
     For progress bars: reading the file reports what is wrong with it. An MP3 without a length header has None, for an
     estimate from the bit rate is wrong by any factor.
     """
-    if not Path(path).is_file():  # opening a named pipe would take its content away
-        return None
     name = printable_path(path)
     try:
+        if not Path(path).is_file():  # opening a named pipe would take its content away
+            return None
         with open_file(path, name) as handle, _open_soundfile(handle.fileno(), name) as file:
             stated = _stated_frames(file, handle.fileno())
             return None if stated is None else stated / float(file.samplerate)
-    except AudioError:
+    except (AudioError, OSError):  # OSError: a name too long to ask about
         return None
 
 
@@ -379,7 +379,8 @@ def _open_soundfile(fd: int, name: str) -> Iterator[Any]:
             "sound files need soundfile and libsndfile; install them: pip install soundfile, apt install libsndfile1"
         ) from error
     try:
-        file = soundfile.SoundFile(fd, closefd=False)
+        # A duplicate to give away: libsndfile 1.2.0 closes what it cannot open, even if told to leave it open.
+        file = soundfile.SoundFile(os.dup(fd), closefd=True)
     except RuntimeError as error:
         raise _not_audio(name, str(getattr(error, "error_string", error))) from error
     # soundfile seeks after every read of a seekable file, which restarts lossy decoders: Opus then differs from one
@@ -395,8 +396,8 @@ def _open_soundfile(fd: int, name: str) -> Iterator[Any]:
 def _not_audio(name: str, reason: str) -> AudioError:
     reason = " ".join(reason.split()).rstrip(".") or "no reason given"
     return AudioError(
-        f"{name}: not audio that libsndfile reads, such as WAV, FLAC, OGG, Opus or MP3 ({reason}); "
-        "convert it, for example: ffmpeg -i FILE -ar 16000 -ac 1 out.wav"
+        f"{name}: not audio, damaged, or of a kind not read here ({reason}); "
+        "WAV, FLAC, OGG, Opus and MP3 are, so convert it: ffmpeg -i FILE -ar 16000 -ac 1 out.wav"
     )
 
 
