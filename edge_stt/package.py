@@ -104,6 +104,7 @@ class ModelPackage:
 
     def __init__(self, path: Path, info: ModelInfo, files: Mapping[str, str]) -> None:
         self.path, self.info, self.files = path, info, dict(files)
+        self._unpacked: tempfile.TemporaryDirectory[str] | None = None
 
     @classmethod
     def load(cls, path: str | Path) -> ModelPackage:
@@ -143,9 +144,18 @@ class ModelPackage:
         """Bytes of one file of the package."""
         return _read(self.path, name)
 
-    def file(self, name: str) -> Path | None:
-        """Path of one file, for memory mapping; None in a zip."""
-        return self.path / name if self.path.is_dir() else None
+    def file(self, name: str) -> Path:
+        """Path of one file, for memory mapping; a zip's is unpacked once, for as long as the package is used."""
+        if name not in self.files:
+            raise PackageError(f"{self.path} has no {name}")
+        if self.path.is_dir():
+            return self.path / name
+        if self._unpacked is None:
+            self._unpacked = tempfile.TemporaryDirectory(prefix="edge-stt-")
+        path = Path(self._unpacked.name) / name
+        if not path.exists():
+            path.write_bytes(self.read(name))
+        return path
 
     def golden(self) -> dict[str, Any]:
         """The golden pair: ``log_mel`` (normalised, float32 ``[1, T, n_mels]``) and log-probabilities per head."""

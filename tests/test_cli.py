@@ -49,7 +49,13 @@ def test_doctor_finds_nothing_wrong() -> None:
     done = run("doctor", "--json")
     checks = json.loads(done.stdout)
     assert done.returncode == 0, checks
-    assert {check["name"] for check in checks} >= {"Python", "TFLite runtime", "model package", "golden pair", "demo clip"}
+    assert {check["name"] for check in checks} >= {
+        "Python",
+        "TFLite runtime",
+        "model package",
+        "golden pair",
+        "demo clip",
+    }
     assert all(check["ok"] for check in checks)
 
 

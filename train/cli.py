@@ -89,3 +89,14 @@ def augment(
 
     for path in demonstrate(audio, out, noise):
         typer.echo(path)
+
+
+@app.command()
+def lexicon(
+    lm: Annotated[Path, typer.Option(help="Language model whose words are taken: `edge-stt lm build` makes one.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Lexicon to write.")],
+) -> None:
+    """Give every word of a language model its pronunciations: CMUdict's, or learned ones where it has none."""
+    from .lexicon import write_lexicon
+
+    typer.echo(f"{len(write_lexicon(lm, out))} words in {out}")

@@ -1,0 +1,134 @@
+"""The decoders of a model package, by name: ``greedy``, ``beam`` and ``lexicon``.
+
+All have one surface, `Decoder`: state in, frames in, state out, so that files and streams are decoded alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from .beam import BeamConfig, BeamDecoder
+from .decoding import Hypothesis, LogProbs, greedy
+from .errors import DecodingError
+from .hotwords import HotWords
+from .lexicon import Lexicon
+from .lm import LanguageModel
+from .package import ModelPackage
+from .pronunciation import Pronouncer
+from .units import UnitSet
+
+LEXICON_FILE, LM_FILE, PRONUNCIATION_FILE = "lexicon.bin", "words.lm", "pronunciations.bin"
+
+
+class Decoder(Protocol):
+    """Log-probabilities (float32 ``[frames, units]``) to hypotheses. A state is never changed: each call gives another."""
+
+    def start(self) -> Any:
+        """The state before the first frame."""
+        ...
+
+    def advance(self, state: Any, log_probs: LogProbs) -> Any:
+        """The state after more frames; the result does not depend on how they are divided."""
+        ...
+
+    def best(self, state: Any) -> Hypothesis:
+        """The best reading so far."""
+        ...
+
+    def finish(self, state: Any, n_best: int = 1) -> list[Hypothesis]:
+        """Up to ``n_best`` readings of the whole utterance, the best first."""
+        ...
+
+
+class GreedyDecoder:
+    """The likeliest unit of each frame. The state is the frames themselves: an utterance, not an endless stream."""
+
+    def __init__(self, units: UnitSet) -> None:
+        self.units = units
+
+    def start(self) -> tuple[LogProbs, ...]:
+        """No frames."""
+        return ()
+
+    def advance(self, state: tuple[LogProbs, ...], log_probs: LogProbs) -> tuple[LogProbs, ...]:
+        """One piece more."""
+        return (*state, log_probs)
+
+    def best(self, state: tuple[LogProbs, ...]) -> Hypothesis:
+        """The best path through all pieces."""
+        nothing = np.empty((0, len(self.units)), np.float32)
+        return greedy(np.concatenate([nothing, *state]), self.units)
+
+    def finish(self, state: tuple[LogProbs, ...], n_best: int = 1) -> list[Hypothesis]:
+        """The same, alone in a list: greedy decoding has no second best."""
+        return [self.best(state)]
+
+
+@dataclass(frozen=True)
+class DecodingConfig:
+    """How a package is decoded: what ``decoding`` in its ``model.json`` says, tuned by `edge-stt decoder tune`.
+
+    ``decoder`` is ``greedy`` (one head, no search), ``beam`` (search without words) or ``lexicon`` (search through the
+    package's lexicon and language model); ``head`` is the head it decodes.
+    """
+
+    decoder: str = "greedy"
+    head: str = "characters"
+    beam: BeamConfig = field(default_factory=BeamConfig)
+
+    @classmethod
+    def of(cls, package: ModelPackage) -> DecodingConfig:
+        """The package's own settings; raises `DecodingError` when it names one this version does not know."""
+        data = dict(package.info.decoding)
+        if not data:
+            return cls(head=package.info.default_head)
+        known = {f.name for f in fields(BeamConfig)} - {"confidence"}
+        beam = dict(data.pop("beam", {}))
+        if unknown := sorted(set(beam) - known) or sorted(set(data) - {"decoder", "head"}):
+            raise DecodingError(f"the package's decoding settings have {unknown[0]!r}: update edge-stt")
+        return cls(**data, beam=BeamConfig(**beam))
+
+    def to_data(self) -> dict[str, Any]:
+        """Plain data for ``model.json``: what differs from the defaults."""
+        beam = {k: v for k, v in asdict(self.beam).items() if k != "confidence" and v != getattr(BeamConfig(), k)}
+        return {"decoder": self.decoder, "head": self.head, "beam": beam}
+
+
+def choose(package: ModelPackage, decoder: str | None = None, beam_width: int | None = None) -> DecodingConfig:
+    """The package's settings with another decoder or beam width; raises `DecodingError` for what it cannot do."""
+    config = DecodingConfig.of(package)
+    if decoder == "greedy":
+        config = replace(config, decoder="greedy", head=package.info.default_head)
+    elif decoder == "beam":
+        config = replace(config, decoder="beam", head=package.info.default_head)
+    elif decoder == "lexicon":
+        config = replace(config, decoder="lexicon")
+    elif decoder is not None:
+        raise DecodingError(f"unknown decoder {decoder!r}; choose greedy, beam or lexicon")
+    if config.head not in package.info.heads:
+        raise DecodingError(f"the model has no head {config.head!r}; it has {', '.join(package.info.heads)}")
+    if beam_width is not None:
+        config = replace(config, beam=replace(config.beam, beam_width=beam_width))
+    return config
+
+
+def build_decoder(package: ModelPackage, config: DecodingConfig, hot_words: HotWords | None = None) -> Decoder:
+    """The decoder for a package's log-probabilities of ``config.head``."""
+    units = package.info.heads[config.head]
+    if config.decoder == "greedy":
+        if hot_words is not None:
+            raise DecodingError("greedy decoding cannot favour hot words; choose the decoder beam or lexicon")
+        return GreedyDecoder(units)
+    if config.decoder == "beam":
+        return BeamDecoder(units, config.beam, hot_words=hot_words)
+    if LEXICON_FILE not in package.files:
+        raise DecodingError(f"{package.path} has no lexicon; choose the decoder greedy or beam")
+    lm = LanguageModel.load(package.file(LM_FILE)) if LM_FILE in package.files else None
+    lexicon = Lexicon.load(package.file(LEXICON_FILE))
+    pronouncer = None
+    if hot_words is not None and PRONUNCIATION_FILE in package.files:
+        pronouncer = Pronouncer.load(package.file(PRONUNCIATION_FILE))
+    return BeamDecoder(units, config.beam, lexicon, lm, hot_words, pronouncer)

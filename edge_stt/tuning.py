@@ -1,0 +1,107 @@
+"""Give a package what decoding needs, and choose its weights on a dev set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .decoders import LEXICON_FILE, LM_FILE, PRONUNCIATION_FILE, DecodingConfig, build_decoder
+from .decoding import LogProbs
+from .errors import DataError
+from .lexicon import Lexicon
+from .lm import LanguageModel
+from .package import INFO_FILE, ModelPackage, write_package
+
+# Searched one after the other, each around the best so far: (setting, steps to either side).
+STEPS: tuple[tuple[str, tuple[float, ...]], ...] = (
+    ("lm_weight", (-0.3, -0.15, 0.15, 0.3)),
+    ("word_insertion_bonus", (-1.0, -0.5, 0.5, 1.0)),
+    ("unknown_word_score", (-5.0, 5.0)),
+)
+ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Settings and the word error rate (0..1) they gave."""
+
+    config: DecodingConfig
+    wer: float
+
+
+def attach(
+    package: ModelPackage,
+    out: Path,
+    lexicon: Path | None = None,
+    lm: Path | None = None,
+    pronunciations: Path | None = None,
+    decoding: DecodingConfig | None = None,
+    overwrite: bool = False,
+) -> ModelPackage:
+    """Write ``package`` to ``out`` with a lexicon, a language model or other decoding settings.
+
+    Raises `DecodingError` when a file is not what it should be or its units are not the model's.
+    """
+    files = {name: package.read(name) for name in package.files}
+    added = {LEXICON_FILE: lexicon, LM_FILE: lm, PRONUNCIATION_FILE: pronunciations}
+    files |= {name: path.read_bytes() for name, path in added.items() if path is not None}
+    if lm is not None:
+        LanguageModel.load(lm)
+    info = package.info
+    if lexicon is not None and decoding is None:
+        units = Lexicon.load(lexicon).units
+        heads = [head for head, own in info.heads.items() if own.symbols == units.symbols]
+        if not heads:
+            raise DataError(f"{lexicon} is written in {units.name!r}; the model speaks {', '.join(info.heads)}")
+        decoding = DecodingConfig("lexicon", heads[0])
+    if decoding is not None:
+        info = replace(info, decoding=decoding.to_data())
+    files.pop(INFO_FILE, None)
+    return write_package(out, info, files, overwrite)
+
+
+def tune(
+    package: ModelPackage,
+    utterances: Sequence[tuple[LogProbs, str]],
+    word_errors: Callable[[str, str], int],
+    start: DecodingConfig | None = None,
+) -> Iterator[Tried]:
+    """Search the weights of the language model by coordinates; yields what is tried, the best last.
+
+    ``utterances`` are log-probabilities of the decoding head (float32 ``[frames, units]``) and normalised texts.
+    """
+    words = sum(len(text.split()) for _, text in utterances)
+    if not words:
+        raise DataError("there are no words to tune on")
+
+    def measure(config: DecodingConfig) -> Tried:
+        decoder = build_decoder(package, config)
+        errors = 0
+        for log_probs, text in utterances:
+            state = decoder.advance(decoder.start(), log_probs)
+            errors += word_errors(text, decoder.finish(state)[0].text)
+        return Tried(config, errors / words)
+
+    best = measure(start or DecodingConfig.of(package))
+    yield best
+    seen = {best.config}
+    for _ in range(ROUNDS):
+        before = best
+        for name, steps in STEPS:
+            centre = getattr(best.config.beam, name)
+            for step in steps:
+                value = round(centre + step, 3)
+                if name == "lm_weight" and value < 0:
+                    continue
+                config = replace(best.config, beam=replace(best.config.beam, **{name: value}))
+                if config in seen:
+                    continue
+                seen.add(config)
+                tried = measure(config)
+                yield tried
+                if tried.wer < best.wer:
+                    best = tried
+        if best is before:
+            break
+    yield best
