@@ -24,7 +24,7 @@ LEXICON_FILE, LM_FILE, PRONUNCIATION_FILE = "lexicon.bin", "words.lm", "pronunci
 
 
 class Decoder(Protocol):
-    """Log-probabilities (float32 ``[frames, units]``) to hypotheses. A state is never changed: each call gives another."""
+    """Log-probabilities (float32 ``[frames, units]``) to hypotheses. States are never changed."""
 
     def start(self) -> Any:
         """The state before the first frame."""
