@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .commands import bench, doctor, transcribe
+from .commands import bench, decoder, doctor, lm, transcribe
 from .errors import EdgeSttError, UsageError
 
 WORKSTATION = {
@@ -28,6 +28,8 @@ app = typer.Typer(
 app.command("transcribe")(transcribe.transcribe)
 app.command("doctor")(doctor.doctor)
 app.command("bench")(bench.bench)
+app.add_typer(lm.app, name="lm")
+app.add_typer(decoder.app, name="decoder")
 
 
 def _version(value: bool) -> None:

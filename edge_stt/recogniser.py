@@ -14,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .audio import convert_samples, stream_audio
-from .decoding import Hypothesis, greedy
-from .errors import DecodingError, PackageError
+from .decoders import DecodingConfig, build_decoder, choose
+from .decoding import Hypothesis
+from .errors import PackageError
 from .features import Floats, StreamingLogMel, normalise_utterance
+from .hotwords import HotWords
 from .interpreter import AcousticModel
 from .package import ModelPackage
 from .segments import SegmentConfig, cut_at_silences
@@ -70,13 +72,14 @@ class Transcriber:
         package: ModelPackage,
         num_threads: int = 1,
         runtime: str | None = None,
-        head: str | None = None,
+        decoding: DecodingConfig | None = None,
+        hot_words: HotWords | None = None,
         segments: SegmentConfig | None = None,
     ) -> None:
         self.package, self.info = package, package.info
-        self.head = head or self.info.default_head
-        if self.head not in self.info.heads:
-            raise DecodingError(f"the model has no head {self.head!r}; it has {', '.join(self.info.heads)}")
+        self.decoding = decoding or choose(package)
+        self.head = self.decoding.head
+        self.decoder = build_decoder(package, self.decoding, hot_words)
         self.acoustic = AcousticModel(package, num_threads, runtime)
         self.segments = segments or SegmentConfig()
         self.frame_seconds = self.info.stride / self.info.front_end.frames_per_second
@@ -130,15 +133,24 @@ class Transcriber:
         return Segment(round(start, 3), round(end, 3), hypothesis.text, words)
 
     def decode(self, log_probs: Floats) -> Hypothesis:
-        """Text of log-probabilities."""
-        return greedy(log_probs, self.info.heads[self.head])
+        """Best reading of the decoding head's log-probabilities, float32 ``[frames, units]``."""
+        return self.decoder.finish(self.decoder.advance(self.decoder.start(), log_probs))[0]
 
 
-def load_model(path: str | Path | None = None, num_threads: int = 1, runtime: str | None = None) -> Transcriber:
+def load_model(
+    path: str | Path | None = None,
+    num_threads: int = 1,
+    runtime: str | None = None,
+    decoder: str | None = None,
+    beam_width: int | None = None,
+    hot_words: HotWords | None = None,
+) -> Transcriber:
     """Load a model package (a folder or a zip), or the one that comes with edge-stt.
 
-    Raises `PackageError` when the package is refused, `RuntimeMissingError` when no TFLite runtime is installed.
+    ``decoder`` is ``greedy``, ``beam`` or ``lexicon``; without it, the package's own choice. Raises `PackageError` when
+    the package is refused, `DecodingError` when it cannot be decoded so, `RuntimeMissingError` without a runtime.
     """
     if path is None and not DEFAULT_MODEL.is_dir():
         raise PackageError("this installation carries no default model: give one with --model or load_model(path)")
-    return Transcriber(ModelPackage.load(path or DEFAULT_MODEL), num_threads, runtime)
+    package = ModelPackage.load(path or DEFAULT_MODEL)
+    return Transcriber(package, num_threads, runtime, choose(package, decoder, beam_width), hot_words)

@@ -57,13 +57,14 @@ def bench(
     manifests: Annotated[list[Path], typer.Argument(help="JSONL manifests with audio_filepath and text.")],
     model: Annotated[Path | None, typer.Option(help="Model package; without it, the one that comes along.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the TFLite runtime.")] = 1,
+    decoder: Annotated[str | None, typer.Option(help="greedy, beam or lexicon; without it, the package's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines instead of a table.")] = False,
     details: Annotated[
         Path | None, typer.Option(help="Write each clip's texts and counts here, as JSON lines.")
     ] = None,
 ) -> None:
     """Score a model: WER and CER over whole manifests, a bootstrap interval over speakers, and speed."""
-    transcriber = load_model(model, num_threads=threads)
+    transcriber = load_model(model, num_threads=threads, decoder=decoder)
     if not as_json:
         typer.echo("| set | clips | hours | decoder | WER % | 95 % interval | CER % | RTF |")
         typer.echo("|---|---|---|---|---|---|---|---|")
@@ -155,7 +156,7 @@ def summarise(clips: list[ClipScore], name: str, transcriber: Transcriber) -> Sc
     return Score(
         set=name,
         model=transcriber.info.name,
-        decoder=f"greedy {transcriber.head}",
+        decoder=f"{transcriber.decoding.decoder} {transcriber.head}",
         clips=len(clips),
         hours=seconds / 3600,
         wer=100.0 * float(errors.sum()) / max(1, int(words.sum())),

@@ -24,11 +24,12 @@ def transcribe(
     model: Annotated[Path | None, typer.Option(help="Model package; without it, the one that comes along.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file, with words and times.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the TFLite runtime.")] = 1,
+    decoder: Annotated[str | None, typer.Option(help="greedy, beam or lexicon; without it, the model's own.")] = None,
     timing: Annotated[bool, typer.Option("--timing", help="Say on stderr how long each file took.")] = False,
 ) -> None:
     """Write what is said in audio files (WAV, FLAC, OGG, Opus, MP3; any rate) to standard output."""
     paths = list(find_audio(files))
-    transcriber = load_model(model, num_threads=threads)
+    transcriber = load_model(model, num_threads=threads, decoder=decoder)
     failures: list[str] = []
     for path in _with_progress(paths):
         started = time.perf_counter()

@@ -136,9 +136,7 @@ class ConvCTC:
         x = frames = keras.Input((chunk_frames, c.n_mels), batch_size=1, name="log_mel")
         position = keras.Input((), batch_size=1, dtype="int32", name="position")
         end = keras.Input((), batch_size=1, dtype="int32", name="end")
-        states = {
-            name: keras.Input(shape[1:], batch_size=1, name=name) for name, shape in self.state_shapes().items()
-        }
+        states = {name: keras.Input(shape[1:], batch_size=1, name=name) for name, shape in self.state_shapes().items()}
         queue = list(states)
         following: dict[str, Any] = {}
         count = chunk_frames // STRIDE
