@@ -8,7 +8,6 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -32,19 +31,17 @@ class ConversionError(EdgeSttError):
 
 @dataclass(frozen=True)
 class BuildConfig:
-    """What goes into a package beside the weights. ``extras`` are files for decoding, by their name in the package."""
+    """What goes into a package beside the weights; ``notes`` is Markdown for the model card."""
 
     name: str
     quantize: str = "dynamic"
     licence: str = "CC BY 4.0"
     default_head: str = "characters"
-    decoding: dict[str, Any] | None = None
-    metrics: dict[str, Any] | None = None
-    extras: dict[str, Path] | None = None
+    notes: str = ""
 
 
 def to_tflite(model: TrainedModel, mode: str, calibration: list[Floats] | None = None) -> bytes:
-    """Convert; ``calibration`` is normalised log-mel, needed by the integer modes.
+    """Convert. ``calibration`` is normalised log-mel, needed by the integer modes.
 
     Raises `ConversionError` with the converter's reason, also when it crashes.
     """
@@ -64,7 +61,9 @@ def to_tflite(model: TrainedModel, mode: str, calibration: list[Floats] | None =
             [sys.executable, "-m", "convert.child", *arguments], cwd=root, capture_output=True, text=True, check=False
         )
         if done.returncode < 0:
-            raise ConversionError(f"{mode}: TensorFlow's converter crashed (signal {-done.returncode}); nothing written")
+            raise ConversionError(
+                f"{mode}: TensorFlow's converter crashed (signal {-done.returncode}); nothing written"
+            )
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.strip()]
             raise ConversionError(f"{mode}: the converter failed: {lines[-1] if lines else 'no reason given'}")
@@ -97,11 +96,8 @@ def build_package(
         quantization=config.quantize,
         run=f"{model.config.name}@{model.step}",
         licence=config.licence,
-        decoding=config.decoding or {},
-        metrics=config.metrics or {},
     )
-    extras = {name: path.read_bytes() for name, path in (config.extras or {}).items()}
-    files = {MODEL_FILE: content, **extras}
+    files = {MODEL_FILE: content}
     golden = golden_input(model)
     with tempfile.TemporaryDirectory() as folder:
         # The golden outputs are those of the converted file itself: they prove an installation, not the conversion.
@@ -111,5 +107,5 @@ def build_package(
     buffer = io.BytesIO()
     np.savez_compressed(buffer, log_mel=golden[None], **{head: x[None] for head, x in outputs.items()})
     files[GOLDEN_FILE] = buffer.getvalue()
-    files[CARD_FILE] = model_card(info, len(content)).encode()
+    files[CARD_FILE] = model_card(info, len(content), config.notes).encode()
     return write_package(out, info, files, overwrite)

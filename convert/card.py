@@ -5,8 +5,8 @@ from __future__ import annotations
 from edge_stt.package import ModelInfo
 
 
-def model_card(info: ModelInfo, tflite_bytes: int) -> str:
-    """Text of ``MODEL_CARD.md``."""
+def model_card(info: ModelInfo, tflite_bytes: int, notes: str = "") -> str:
+    """Text of ``MODEL_CARD.md``; ``notes`` (Markdown) says what the model was trained on and is for."""
     heads = "; ".join(f"{name}: {len(units)} {units.kind} ({units.name})" for name, units in info.heads.items())
     rows = [
         ("Architecture", f"{info.architecture.get('family')}, {info.architecture.get('parameters', 0):,} parameters"),
@@ -23,11 +23,4 @@ def model_card(info: ModelInfo, tflite_bytes: int) -> str:
         lines += ["## Measured", "", "| | |", "|---|---|"]
         lines += [f"| {key} | {value} |" for key, value in sorted(info.metrics.items())]
         lines.append("")
-    lines += [
-        "## Use",
-        "",
-        "English speech recognition on the device. Trained on a few tens of hours of mostly read speech: expect more",
-        "errors on accents, noise and spontaneous speech than these figures say.",
-        "",
-    ]
-    return "\n".join(lines)
+    return "\n".join([*lines, notes.strip(), ""])

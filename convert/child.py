@@ -41,7 +41,7 @@ def _representative(saved_model: Path, calibration: Path) -> Iterator[tuple[str,
     """Inputs for both signatures: each clip whole, and the same clip in chunks with the states that go with them."""
     model = tf.saved_model.load(str(saved_model))
     stream = model.signatures["stream"]
-    specs = {k: v for k, v in stream.structured_input_signature[1].items()}
+    specs = dict(stream.structured_input_signature[1])
     chunk = specs["log_mel"].shape[1]
     stride_chunk = chunk // 4
     with np.load(calibration) as clips:

@@ -27,9 +27,13 @@ def convert(
     clips: Annotated[int, typer.Option(min=1, help="Representative clips to take from it.")] = 100,
     name: Annotated[str | None, typer.Option(help="Name of the model; without it, the package's file name.")] = None,
     licence: Annotated[str, typer.Option(help="Licence of the weights.")] = "CC BY 4.0",
+    notes: Annotated[Path | None, typer.Option(help="Markdown file for the model card: data, use, limits.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing package.")] = False,
 ) -> None:
     """Quantise a trained model and write it as a verified package."""
-    config = BuildConfig(name or out.stem, quantize, licence)
-    package = build_package(run, out, config, calibration_clips(data, clips, load_run(run)) if data else None, overwrite)
+    text = notes.read_text(encoding="utf-8") if notes else ""
+    config = BuildConfig(name or out.stem, quantize, licence, notes=text)
+    package = build_package(
+        run, out, config, calibration_clips(data, clips, load_run(run)) if data else None, overwrite
+    )
     typer.echo(package.read(CARD_FILE).decode() if CARD_FILE in package.files else str(out))

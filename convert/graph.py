@@ -42,17 +42,17 @@ class TrainedModel:
 
 
 def load_run(run: Path) -> TrainedModel:
-    """Load ``best.npz`` of a run directory; raises `DataError` when it is missing, damaged or of another architecture."""
+    """Load ``best.npz`` of a run directory; raises `DataError` when it is missing, damaged or does not fit."""
     try:
         description = json.loads((run / "model.json").read_text(encoding="utf-8"))
         config = from_dict(TrainConfig, json.loads((run / "config.json").read_text(encoding="utf-8")), "config.json")
-        units = {
-            head: UnitSet(u["name"], u["kind"], tuple(u["symbols"])) for head, u in description["heads"].items()
-        }
+        units = {head: UnitSet(u["name"], u["kind"], tuple(u["symbols"])) for head, u in description["heads"].items()}
         front_end = FrontEndConfig(**description["front_end"])
         mean, std = (np.array(description["statistics"][k], np.float32) for k in ("mean", "std"))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{run} is not a training run (it needs config.json, model.json and best.npz): {error}") from error
+        raise DataError(
+            f"{run} is not a training run (it needs config.json, model.json and best.npz): {error}"
+        ) from error
     network = build_network(config.model, {head: len(u) for head, u in units.items()})
     training = network.training_model()
     arrays = load_arrays(run / "best.npz")
