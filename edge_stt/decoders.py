@@ -5,6 +5,7 @@ All have one surface, `Decoder`: state in, frames in, state out, so that files a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Protocol
 
@@ -67,16 +68,47 @@ class GreedyDecoder:
         return [self.best(state)]
 
 
+class WithoutPriors:
+    """A decoder that sees log-probabilities less ``weight`` times the units' log priors.
+
+    A CTC model says blank, and the words' separator, more often than a search through words likes: it then leaves words
+    out. Division by priors is from Y. Miao, M. Gowayyed and F. Metze, EESEN, ASRU 2015.
+    """
+
+    def __init__(self, decoder: Decoder, log_priors: Sequence[float], weight: float) -> None:
+        self.decoder, self.offset = decoder, np.float32(weight) * np.asarray(log_priors, np.float32)
+
+    def start(self) -> Any:
+        """As the inner decoder."""
+        return self.decoder.start()
+
+    def advance(self, state: Any, log_probs: LogProbs) -> Any:
+        """As the inner decoder, on adjusted and again normalised log-probabilities."""
+        adjusted = log_probs - self.offset
+        return self.decoder.advance(state, adjusted - np.logaddexp.reduce(adjusted, axis=1, keepdims=True))
+
+    def best(self, state: Any) -> Hypothesis:
+        """As the inner decoder."""
+        return self.decoder.best(state)
+
+    def finish(self, state: Any, n_best: int = 1) -> list[Hypothesis]:
+        """As the inner decoder."""
+        return self.decoder.finish(state, n_best)
+
+
 @dataclass(frozen=True)
 class DecodingConfig:
     """How a package is decoded: what ``decoding`` in its ``model.json`` says, tuned by `edge-stt decoder tune`.
 
     ``decoder`` is ``greedy`` (one head, no search), ``beam`` (search without words) or ``lexicon`` (search through the
-    package's lexicon and language model); ``head`` is the head it decodes.
+    package's lexicon and language model); ``head`` is the head it decodes. ``log_priors`` are how often the model says
+    each unit of that head, and ``prior_weight`` how much of that the lexicon decoder takes off.
     """
 
     decoder: str = "greedy"
     head: str = "characters"
+    prior_weight: float = 0.0
+    log_priors: tuple[float, ...] = ()
     beam: BeamConfig = field(default_factory=BeamConfig)
 
     @classmethod
@@ -87,14 +119,15 @@ class DecodingConfig:
             return cls(head=package.info.default_head)
         known = {f.name for f in fields(BeamConfig)} - {"confidence"}
         beam = dict(data.pop("beam", {}))
-        if unknown := sorted(set(beam) - known) or sorted(set(data) - {"decoder", "head"}):
+        if unknown := sorted(set(beam) - known) or sorted(set(data) - {f.name for f in fields(cls)}):
             raise DecodingError(f"the package's decoding settings have {unknown[0]!r}: update edge-stt")
-        return cls(**data, beam=BeamConfig(**beam))
+        log_priors = tuple(data.pop("log_priors", ()))
+        return cls(**data, log_priors=log_priors, beam=BeamConfig(**beam))
 
     def to_data(self) -> dict[str, Any]:
         """Plain data for ``model.json``: what differs from the defaults."""
         beam = {k: v for k, v in asdict(self.beam).items() if k != "confidence" and v != getattr(BeamConfig(), k)}
-        return {"decoder": self.decoder, "head": self.head, "beam": beam}
+        return {**asdict(self), "log_priors": [round(x, 4) for x in self.log_priors], "beam": beam}
 
 
 def choose(package: ModelPackage, decoder: str | None = None, beam_width: int | None = None) -> DecodingConfig:
@@ -131,4 +164,9 @@ def build_decoder(package: ModelPackage, config: DecodingConfig, hot_words: HotW
     pronouncer = None
     if hot_words is not None and PRONUNCIATION_FILE in package.files:
         pronouncer = Pronouncer.load(package.file(PRONUNCIATION_FILE))
-    return BeamDecoder(units, config.beam, lexicon, lm, hot_words, pronouncer)
+    decoder = BeamDecoder(units, config.beam, lexicon, lm, hot_words, pronouncer)
+    if not config.prior_weight:
+        return decoder
+    if len(config.log_priors) != len(units):
+        raise DecodingError(f"prior_weight needs a prior for each of the {len(units)} units of {config.head!r}")
+    return WithoutPriors(decoder, config.log_priors, config.prior_weight)

