@@ -24,7 +24,7 @@ WORDS = ["turn", "on", "the", "kitchen", "light", "off"]
 def log_probs_of(text: str, noise: float = 0.0, seed: int = 0) -> np.ndarray:
     """A blank and a peak for each character; ``noise`` spreads the mass at random."""
     units = CHARACTERS.encode(text.split())
-    out = np.full((2 * len(units) + 1, len(CHARACTERS)), -8.0)
+    out = np.full((2 * len(units) + 1, len(CHARACTERS)), -5.0)
     out[::2, 0] = 0.0
     out[1::2, :][np.arange(len(units)), units] = 0.0
     out += np.random.default_rng(seed).normal(0, noise, out.shape)
