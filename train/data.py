@@ -1,131 +1,29 @@
-"""Readers of speech corpora. Each yields `Clip`s; what is wrong with an item is reported as `file:line: reason`."""
+"""The training data: readers of corpora (`edge_stt.corpora`), and the hash that names a set."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
-from edge_stt.errors import DataError
+from edge_stt.corpora import (
+    Clip,
+    Report,
+    read_commonvoice,
+    read_corpus,
+    read_librispeech,
+    read_ljspeech,
+    read_manifest,
+)
 
-
-@dataclass(frozen=True)
-class Clip:
-    """One recording and what is said in it. ``duration`` is in seconds, 0 when the source does not say."""
-
-    id: str
-    corpus: str
-    speaker: str
-    path: Path
-    duration: float
-    text: str
-    source: str  # "file:line" of the manifest, for messages
-
-
-Report = Callable[[str], None]
-
-
-def read_manifest(manifest: Path, report: Report, corpus: str | None = None) -> Iterator[Clip]:
-    """Read a NeMo-style JSONL manifest: ``audio_filepath`` (relative to the manifest), ``duration``, ``text``.
-
-    ``speaker`` and ``id`` are optional. Lines that cannot be used go to ``report`` and are skipped.
-    """
-    corpus = corpus or manifest.parent.name
-    try:
-        lines = manifest.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the manifest {manifest}: {error}") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        source = f"{manifest}:{number}"
-        try:
-            item = json.loads(line)
-            path = manifest.parent / item["audio_filepath"]
-            clip_id = f"{corpus}/{item.get('id') or Path(item['audio_filepath']).with_suffix('')}"
-            clip = Clip(
-                clip_id,
-                corpus,
-                f"{corpus}/{item.get('speaker') or 'unknown'}",
-                path,
-                float(item.get("duration", 0.0)),
-                str(item["text"]),
-                source,
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            report(f"{source}: not a manifest line ({type(error).__name__}: {error})")
-            continue
-        if not path.is_file():
-            report(f"{source}: no such file: {path}")
-            continue
-        yield clip
-
-
-def read_ljspeech(folder: Path, report: Report) -> Iterator[Clip]:
-    """Read the layout of LJSpeech-1.1: ``metadata.csv`` (id|text|normalised text) beside ``wavs/``."""
-    metadata = folder / "metadata.csv"
-    with metadata.open(encoding="utf-8", newline="") as file:
-        for number, row in enumerate(csv.reader(file, delimiter="|", quoting=csv.QUOTE_NONE), 1):
-            source = f"{metadata}:{number}"
-            if len(row) < 2:
-                report(f"{source}: needs id|text or id|text|normalised text")
-                continue
-            path = folder / "wavs" / f"{row[0]}.wav"
-            if not path.is_file():
-                report(f"{source}: no such file: {path}")
-                continue
-            yield Clip(f"ljspeech/{row[0]}", "ljspeech", "ljspeech/LJ", path, 0.0, row[-1], source)
-
-
-def read_librispeech(folder: Path, report: Report) -> Iterator[Clip]:
-    """Read the layout of LibriSpeech: ``SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt`` beside FLAC files."""
-    for transcript in sorted(folder.glob("**/*.trans.txt")):
-        for number, line in enumerate(transcript.read_text(encoding="utf-8").splitlines(), 1):
-            source = f"{transcript}:{number}"
-            clip_id, _, text = line.partition(" ")
-            path = transcript.parent / f"{clip_id}.flac"
-            if not path.is_file():
-                report(f"{source}: no such file: {path}")
-                continue
-            speaker = clip_id.split("-")[0]
-            yield Clip(f"librispeech/{clip_id}", "librispeech", f"librispeech/{speaker}", path, 0.0, text, source)
-
-
-def read_commonvoice(table: Path, report: Report) -> Iterator[Clip]:
-    """Read a table of Common Voice (``train.tsv`` and the like) beside ``clips/``."""
-    with table.open(encoding="utf-8", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE), 2):
-            source = f"{table}:{number}"
-            try:
-                path = table.parent / "clips" / row["path"]
-                text, speaker = row["sentence"], row["client_id"]
-            except KeyError as error:
-                raise DataError(f"{table} has no column {error}: not a Common Voice table") from error
-            if not path.is_file():
-                report(f"{source}: no such file: {path}")
-                continue
-            yield Clip(
-                f"commonvoice/{path.stem}", "commonvoice", f"commonvoice/{speaker[:16]}", path, 0.0, text, source
-            )
-
-
-def read_corpus(path: Path, report: Report) -> Iterator[Clip]:
-    """Read whatever lies at ``path``: a JSONL manifest, a Common Voice table, an LJSpeech or a LibriSpeech folder."""
-    if path.suffix == ".jsonl":
-        return read_manifest(path, report)
-    if path.suffix == ".tsv":
-        return read_commonvoice(path, report)
-    if (path / "metadata.csv").is_file():
-        return read_ljspeech(path, report)
-    if path.is_dir() and next(path.glob("**/*.trans.txt"), None):
-        return read_librispeech(path, report)
-    raise DataError(
-        f"{path} is neither a .jsonl manifest, a Common Voice .tsv, an LJSpeech folder (metadata.csv) "
-        "nor a LibriSpeech folder (*.trans.txt)"
-    )
+__all__ = [
+    "Clip",
+    "Report",
+    "data_hash",
+    "read_commonvoice",
+    "read_corpus",
+    "read_librispeech",
+    "read_ljspeech",
+    "read_manifest",
+]
 
 
 def data_hash(clips: list[Clip]) -> str:
