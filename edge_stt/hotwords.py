@@ -140,6 +140,11 @@ class HotWords:
         """What a state has been given for a phrase that has only begun."""
         return self._states[state].credit
 
+    @property
+    def largest(self) -> float:
+        """No step, nor a part of one, adds more than this to a score."""
+        return max(s.finished + s.credit for s in self._states) + max(s.credit for s in self._states)
+
     def expected(self, state: int) -> dict[str, float]:
         """Words that begin or continue a phrase, with what each would add to the score."""
         words: dict[str, None] = {}
@@ -171,7 +176,7 @@ class BoundHotWords:
         tree.plant((w, s) for w, sequences in known.items() if lexicon is None or w not in lexicon for s in sequences)
         self._sequences = known
         self._boosts: dict[int, Boosts] = {}
-        self.largest = sum(hot_words.entries.values())  # no step can add more than this
+        self.largest = hot_words.largest
 
     def boosts(self, state: int) -> Boosts:
         """Credits in a state, kept."""

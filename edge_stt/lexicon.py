@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import DecodingError
+from .lm import SPECIAL_WORDS, LanguageModel
 from .units import SEPARATOR, UnitSet
 
 MAGIC = b"ESTTLEX1"
@@ -72,9 +73,9 @@ class _Words(Sequence[str]):
 class Lexicon:
     """Words and their unit sequences. Build one with `build`, read one with `load`.
 
-    Per node: ``unit`` (of the arc into it), ``first_child`` and ``first_entry`` (one item more than nodes; those of node
-    i lie in ``[x[i], x[i + 1])``), ``look_ahead``. Per entry, a word at a node: ``entry_word``, ``entry_weight``. Per
-    word, in alphabetical order: ``word_score`` (unigram), ``word_start`` (in ``spelling``, UTF-8; one item more).
+    Per node: ``unit`` (of the arc into it), ``first_child`` and ``first_entry`` (one item more than nodes; those of
+    node i lie in ``[x[i], x[i + 1])``), ``look_ahead``. Per entry, a word at a node: ``entry_word``, ``entry_weight``.
+    Per word, in order: ``word_score`` (unigram), ``word_start`` (in ``spelling``, UTF-8; one item more).
     """
 
     units: UnitSet
@@ -129,6 +130,20 @@ class Lexicon:
     def of_spellings(cls, words: Iterable[str], units: UnitSet) -> Lexicon:
         """A lexicon for characters: each word is spelled as it is written. Raises `DecodingError` as `build`."""
         return cls.build(((word, word) for word in words), units)
+
+    @classmethod
+    def of_model(cls, lm: LanguageModel, units: UnitSet) -> Lexicon:
+        """The words of a language model, spelled in ``units``, with its unigram scores.
+
+        Raises `DecodingError` when most of them cannot be spelled so.
+        """
+        words = [word for word in lm.vocabulary if word not in SPECIAL_WORDS]
+        spellable = [word for word in words if set(word) <= units.index.keys() and len(word) <= MAX_UNITS]
+        if len(spellable) < 0.5 * len(words) or not spellable:
+            raise DecodingError(
+                f"the language model's words cannot be written in {units.name!r}: it is for other units"
+            )
+        return cls.of_spellings(spellable, units).with_unigrams(lm)
 
     # Words
 
@@ -209,7 +224,7 @@ class Lexicon:
     def nearest(self, symbols: Sequence[str], n_best: int = 5) -> list[tuple[str, int]]:
         """The words whose sequences have the smallest edit distance to ``symbols``, with that distance.
 
-        Ties are ordered by unigram score, then alphabetically. Raises `DecodingError` for a symbol outside the unit set.
+        Ties are ordered by unigram score, then alphabetically. Raises `DecodingError` for a symbol that is no unit.
         """
         target = _encode("?", symbols, self.units)
         wanted = min(n_best, len(self))
@@ -275,6 +290,11 @@ class Lexicon:
                 look_ahead[inner] = np.minimum(look_ahead[inner], below)
         return replace(self, word_score=score, look_ahead=look_ahead.astype(np.uint8))
 
+    def with_unigrams(self, lm: LanguageModel) -> Lexicon:
+        """The same words with the unigram scores of a language model; a word it has not got scores as unknown."""
+        state = lm.empty_state()
+        return self.with_scores(np.array([lm.score(state, lm.word_id(w))[0] for w in self.words], np.float32))
+
     # Files
 
     def to_bytes(self) -> bytes:
@@ -285,26 +305,25 @@ class Lexicon:
         header = {
             "units": {"name": self.units.name, "kind": self.units.kind, "symbols": self.units.symbols},
             "lengths": {name: len(getattr(self, name)) for name, _ in _LAYOUT},
-            "crc32": zlib.crc32(payload),
         }
         head = json.dumps(header, separators=(",", ":"), sort_keys=True).encode()
-        head += b" " * (-(12 + len(head)) % 8)
-        return MAGIC + struct.pack("<I", len(head)) + head + payload
+        head += b" " * (-len(head) % 8)
+        content = struct.pack("<Q", len(head)) + head + payload
+        return MAGIC + struct.pack("<Q", zlib.crc32(content)) + content
 
     @classmethod
-    def from_buffer(cls, data: bytes | memoryview | Bytes, what: str = "the lexicon") -> Lexicon:
+    def from_buffer(cls, data: bytes | memoryview, what: str = "the lexicon") -> Lexicon:
         """Inverse of `to_bytes`, without a copy; ``what`` names it in errors. Raises `DecodingError` when damaged."""
         view = memoryview(data)
         try:
             if bytes(view[:8]) != MAGIC:
                 raise ValueError("wrong first bytes")
-            (length,) = struct.unpack_from("<I", view, 8)
-            header = json.loads(bytes(view[12 : 12 + length]))
-            units = UnitSet(header["units"]["name"], header["units"]["kind"], tuple(header["units"]["symbols"]))
-            payload, offset = view[12 + length :], 0
-            if zlib.crc32(payload) != header["crc32"]:
+            crc32, length = struct.unpack_from("<QQ", view, 8)
+            if zlib.crc32(view[16:]) != crc32:
                 raise ValueError("checksum")
-            arrays = []
+            header = json.loads(bytes(view[24 : 24 + length]))
+            units = UnitSet(header["units"]["name"], header["units"]["kind"], tuple(header["units"]["symbols"]))
+            payload, offset, arrays = view[24 + length :], 0, []
             for name, dtype in _LAYOUT:
                 count = header["lengths"][name]
                 arrays.append(np.frombuffer(payload, dtype, count, offset))
@@ -323,7 +342,7 @@ class Lexicon:
     def load(cls, path: Path) -> Lexicon:
         """Map a file into memory. Raises `DecodingError` when it cannot be read or is damaged."""
         try:
-            data: Bytes = np.memmap(path, np.uint8, "r")
+            data = np.memmap(path, np.uint8, "r").data
         except (OSError, ValueError) as error:
             raise DecodingError(f"cannot read the lexicon {path}: {error}") from error
         return cls.from_buffer(data, str(path))

@@ -10,11 +10,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
+import numpy as np
+
 from .lexicon import LOG_STEP, ROOT, Lexicon
 from .lm import LanguageModel
 from .units import SEPARATOR, UnitSet
 
 MAX_NODES = 30_000  # kept in memory; beyond that the tree is grown anew from its root
+
 
 @dataclass(frozen=True)
 class WordScores:
@@ -27,7 +30,7 @@ class WordScores:
 
 @dataclass(frozen=True, slots=True)
 class WordEnd:
-    """A word that ends at a node. ``fixed`` is the part of its score that needs no context; ``lm_id`` None: no model."""
+    """A word that ends at a node: ``fixed`` is the part of its score that needs no context."""
 
     text: str
     key: int
@@ -39,7 +42,7 @@ class Node:
     """A prefix of words. ``score`` is the best that a word below it can add to the score (the look-ahead).
 
     ``key`` tells nodes apart by what they stand for, so that a tree that is grown anew has the same keys. ``children``
-    is None until they are asked for.
+    and ``words`` are None until they are asked for.
     """
 
     __slots__ = ("children", "index", "key", "score", "text", "unit", "words")
@@ -47,7 +50,7 @@ class Node:
     def __init__(self, unit: int, key: int, score: float, index: int | None, text: str = "") -> None:
         self.unit, self.key, self.score, self.index, self.text = unit, key, score, index, text
         self.children: dict[int, Node] | None = None
-        self.words: tuple[WordEnd, ...] = ()
+        self.words: tuple[WordEnd, ...] | None = None
 
 
 class PrefixTree:
@@ -63,18 +66,27 @@ class PrefixTree:
     ) -> None:
         self.units, self.scores, self.lexicon, self.lm = units, scores, lexicon, lm
         self.open = open_vocabulary or lexicon is None
+        self._glue = " " if units.kind == "phonemes" else ""
+        self._bonus = scores.word_insertion_bonus if lm is not None else 0.0
         self._planted: list[tuple[str, Sequence[int]]] = []
         self._unknown_id = lm.word_id("<unk>") if lm is not None else None
-        self._unknown = 0.0  # score of an unknown word without context
+        self.unknown_score = 0.0  # of an unknown word without context
+        self._scores = [0.0] * 256  # of a node, by its look-ahead in the lexicon
         if lm is not None and self._unknown_id is not None:
             unigram = lm.score(lm.empty_state(), self._unknown_id)[0]
-            self._unknown = scores.lm_weight * unigram + scores.unknown_word_score
-        self._look_ahead = lm is not None and lexicon is not None and bool(lexicon.look_ahead.any())
+            self.unknown_score = scores.lm_weight * unigram + scores.unknown_word_score
+            self._scores = [-LOG_STEP * cost * scores.lm_weight for cost in range(256)]
+            if self.open:
+                self._scores = [max(score, self.unknown_score) for score in self._scores]
+        if lexicon is not None:  # elements of a memoryview cost a third of a numpy array's
+            arrays = lexicon.first_child, lexicon.first_entry, lexicon.unit, lexicon.look_ahead
+            self._views = [np.ascontiguousarray(array).data for array in arrays]
         self.root = self._new_root()
 
     def _new_root(self) -> Node:
         self._count = 0
         root = Node(SEPARATOR, hash((0, 0)), 0.0, ROOT if self.lexicon is not None else None)
+        root.words = ()
         self.root = root
         for word, sequence in self._planted:
             self._plant(word, sequence)
@@ -91,19 +103,16 @@ class PrefixTree:
             node.children = {}
             lexicon = self.lexicon
             if node.index is not None and lexicon is not None:
-                first, end = int(lexicon.first_child[node.index]), int(lexicon.first_child[node.index + 1])
-                units = lexicon.unit[first:end].tolist()
-                bounds = lexicon.first_entry[first : end + 1].tolist()
-                costs = lexicon.look_ahead[first:end].tolist()
+                first_child, first_entry, all_units, look_ahead = self._views
+                first, end = first_child[node.index], first_child[node.index + 1]
+                units = all_units[first:end].tolist()
+                bounds = first_entry[first : end + 1].tolist()
+                costs = look_ahead[first:end].tolist()
                 for i, (unit, cost) in enumerate(zip(units, costs, strict=True)):
-                    child = self._make(node, unit, first + i, cost)
+                    child = self._make(node, unit, first + i, self._scores[cost])
+                    if bounds[i] == bounds[i + 1] and not self.open:
+                        child.words = ()
                     node.children[unit] = child
-                    if bounds[i] < bounds[i + 1]:
-                        child.words = tuple(
-                            self._word_end(lexicon.words[word], weight) for word, weight in lexicon.entries(first + i)
-                        )
-                    elif self.open:
-                        child.words = (self._unknown_word(child.text),)
         return node.children
 
     def grow(self, node: Node, unit: int) -> Node:
@@ -111,20 +120,26 @@ class PrefixTree:
         children = self.children(node)
         child = children.get(unit)
         if child is None:
-            child = children[unit] = self._make(node, unit, None, 0)
-            if self.open:
-                child.words = (self._unknown_word(child.text),)
+            child = children[unit] = self._make(node, unit, None, self.unknown_score)
         return child
 
-    def _make(self, parent: Node, unit: int, index: int | None, cost: int) -> Node:
+    def _make(self, parent: Node, unit: int, index: int | None, score: float) -> Node:
         self._count += 1
-        score = self._unknown
-        if index is not None:
-            score = -LOG_STEP * cost * self.scores.lm_weight if self._look_ahead else 0.0
-            if self.open:
-                score = max(score, self._unknown)
-        text = parent.text + self.units.symbols[unit] if self.open else ""
+        text = parent.text + self._glue + self.units.symbols[unit] if self.open else ""
         return Node(unit, hash((parent.key, unit)), score, index, text)
+
+    def words(self, node: Node) -> tuple[WordEnd, ...]:
+        """The words that end at a node: the lexicon's, or in an open vocabulary what is spelled."""
+        if node.words is None:
+            node.words = ()
+            if node.index is not None and self.lexicon is not None:
+                lexicon = self.lexicon
+                node.words = tuple(
+                    self._word_end(lexicon.words[w], weight) for w, weight in lexicon.entries(node.index)
+                )
+            if self.open and node.text and not node.words:
+                node.words = (self._unknown_word(node.text.strip()),)
+        return node.words
 
     def plant(self, words: Iterable[tuple[str, Sequence[int]]]) -> None:
         """Add words by their unit sequences, whatever the lexicon has."""
@@ -137,9 +152,9 @@ class PrefixTree:
         end = self._word_end(word, 0.0)
         for unit in sequence:
             node = self.grow(node, unit)
-            node.score = max(node.score, self._unknown)
-        if word not in {other.text for other in node.words}:
-            node.words = (*node.words, end)
+            node.score = max(node.score, self.unknown_score)
+        others = tuple(other for other in self.words(node) if other.text != word)
+        node.words = (*others, end)
 
     def path(self, sequence: Sequence[int]) -> list[Node]:
         """The nodes of a unit sequence, one a unit."""
@@ -153,10 +168,10 @@ class PrefixTree:
         lm_id = self.lm.word_id(text) if self.lm is not None else None
         if lm_id is not None and lm_id == self._unknown_id:
             log_weight += self.scores.unknown_word_score
-        return WordEnd(text, word_key(text), lm_id, self.scores.word_insertion_bonus + log_weight)
+        return WordEnd(text, word_key(text), lm_id, self._bonus + log_weight)
 
     def _unknown_word(self, text: str) -> WordEnd:
-        fixed = self.scores.word_insertion_bonus + (self.scores.unknown_word_score if self.lm is not None else 0.0)
+        fixed = self._bonus + (self.scores.unknown_word_score if self.lm is not None else 0.0)
         return WordEnd(text, word_key(text), self._unknown_id, fixed)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Optional
 
+from .beam_config import ConfidenceConfig
 from .decoding import DecodedToken, DecodedWord, Hypothesis
 
 MAX_PATHS_PER_TEXT = 50  # alternatives of alternatives may give the same text many times over
@@ -21,19 +22,6 @@ MAX_PATHS_PER_TEXT = 50  # alternatives of alternatives may give the same text m
 TokenLink = tuple[Optional["TokenLink"], int, int, int, float]
 # By key of the history: how much lower it scored (≤ 0), and its last word.
 Alternatives = dict[int, tuple[float, Optional["WordLink"]]]
-
-
-@dataclass(frozen=True)
-class ConfidenceConfig:
-    """How a word's confidence is made: a logistic function of two log-odds-like features, fitted on held-out speech.
-
-    ``competition`` × ln(odds of the word against its rivals in the beam) + ``acoustics`` × mean ln(probability of its
-    units) + ``offset``.
-    """
-
-    competition: float = 0.35
-    acoustics: float = 1.0
-    offset: float = 1.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,15 +69,18 @@ def pack_tokens(link: TokenLink | None, before: int) -> tuple[DecodedToken, ...]
     return tuple(reversed(tokens))
 
 
+_Words = tuple[WordLink, "_Words | None"]  # a list of words: the first, and the rest
+
+
 @dataclass(order=True)
 class _Path:
-    """A partly enumerated hypothesis: ``words`` are settled (newest first), what comes before ``next`` is open."""
+    """A partly enumerated hypothesis: ``words`` are chosen, ``next`` and what comes before it are open."""
 
     cost: float
     number: int
     next: WordLink | None = field(compare=False)
     alternatives: Alternatives = field(compare=False)
-    words: tuple[WordLink, tuple] | None = field(compare=False)  # type: ignore[type-arg]
+    words: _Words | None = field(compare=False)
 
 
 def enumerate_paths(endings: Sequence[Ending], n_best: int) -> list[tuple[float, list[WordLink]]]:
@@ -108,12 +99,12 @@ def enumerate_paths(endings: Sequence[Ending], n_best: int) -> list[tuple[float,
                 heapq.heappush(heap, _Path(path.cost - difference, next(numbers), other, {}, words))
             if word is None:
                 break
-            words = (word, words)  # type: ignore[assignment]
-            word, alternatives = word.previous, word.alternatives
+            words = (word, words)
+            alternatives, word = word.alternatives, word.previous
         chain: list[WordLink] = []
         while words is not None:
             chain.append(words[0])
-            words = words[1]  # type: ignore[assignment]
+            words = words[1]
         found.setdefault(tuple(w.text for w in chain), (-path.cost, chain))
     return list(found.values())
 
