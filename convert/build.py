@@ -8,6 +8,7 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -105,7 +106,8 @@ def build_package(
         acoustic = AcousticModel(trial)
         outputs = acoustic.offline(golden)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, log_mel=golden[None], **{head: x[None] for head, x in outputs.items()})
+    arrays: dict[str, Any] = {"log_mel": golden[None], **{head: x[None] for head, x in outputs.items()}}
+    np.savez_compressed(buffer, **arrays)
     files[GOLDEN_FILE] = buffer.getvalue()
     files[CARD_FILE] = model_card(info, len(content), config.notes).encode()
     return write_package(out, info, files, overwrite)

@@ -275,7 +275,7 @@ class Lexicon:
             raise DecodingError(f"a lexicon of {len(self)} words needs as many scores, not {score.shape}")
         cost = np.minimum(score[self.entry_word].astype(np.uint16) + self.entry_weight, 255)
         look_ahead = np.full(len(self.unit), 255, np.uint16)
-        owner = np.repeat(np.arange(len(self.unit)), np.diff(self.first_entry.astype(np.intp)))
+        owner = np.repeat(np.arange(len(self.unit)), (self.first_entry[1:] - self.first_entry[:-1]).astype(np.intp))
         np.minimum.at(look_ahead, owner, cost)
         parents = np.flatnonzero(np.diff(self.first_child.astype(np.intp)))
         # Deepest level first, so that a node's children are final when it asks them.

@@ -48,7 +48,7 @@ def add_room(samples: Floats, response: Floats) -> Floats:
     delay = int(np.abs(response).argmax())
     wet = wet[delay : delay + len(samples)].astype(np.float32)
     loudness = np.sqrt(np.mean(samples**2) / max(float(np.mean(wet**2)), 1e-12))
-    return wet * np.float32(loudness)
+    return (wet * loudness).astype(np.float32)
 
 
 def band_limit(samples: Floats, low: float, high: float) -> Floats:

@@ -59,7 +59,7 @@ def run_checks(model: Path) -> list[Check]:
     ]
     if all(check.ok for check in checks):
         checks.append(_guarded("golden pair", lambda: golden_check(model), "get a package made for this runtime"))
-        checks.append(_guarded("demo clip", lambda: _demo(model), "transcribe a recording of your own; if that fails too, install the package again"))
+        checks.append(_guarded("demo clip", lambda: _demo(model), "install the package again"))
     return checks
 
 
