@@ -20,7 +20,7 @@ from .hotwords import BoundHotWords, HotWords, Pronouncer
 from .lexicon import Lexicon
 from .lm import LanguageModel
 from .prefix_tree import PrefixTree, WordScores
-from .traceback import Ending, WordLink, cut, pack_tokens, reaches, trace
+from .traceback import Cut, Ending, WordLink, pack_tokens, reaches, trace
 from .units import BLANK, SEPARATOR, UnitSet
 
 __all__ = ["BeamConfig", "BeamDecoder", "BeamState", "ConfidenceConfig"]
@@ -181,11 +181,9 @@ class BeamDecoder:
         whole = trace([Ending(0.0, 0, beam[0].word, {})], 1, self.config.confidence)[0]
         words = tuple(w for w in whole.words if w.end <= word.end)
         tokens = tuple(t for t in whole.tokens if t.end <= word.end)
-        copies: dict[int, WordLink | None] = {}
+        cut = Cut(word.key)
         for prefix in beam:
-            alternatives = prefix.alternatives.items()
-            kept = {k: (d, cut(w, word.key, copies)) for k, (d, w) in alternatives if reaches(w, word.key)}
-            prefix.word, prefix.alternatives = cut(prefix.word, word.key, copies), kept
+            prefix.word, prefix.alternatives = cut.shorten(prefix.word, prefix.alternatives)
         return beam, (Hypothesis(words, 0.0, tokens),)
 
 

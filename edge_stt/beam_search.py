@@ -12,7 +12,7 @@ as soon as nothing can come near the best.
 
 from __future__ import annotations
 
-import math
+from math import exp, log1p
 from operator import attrgetter
 
 import numpy as np
@@ -24,6 +24,8 @@ from .lm import LanguageModel, State
 from .prefix_tree import Node, PrefixTree, WordEnd
 from .traceback import Alternatives, TokenLink, WordLink, pack_tokens
 from .units import BLANK, SEPARATOR
+
+NEGLIGIBLE = 36.0  # what is this much (natural log) smaller vanishes in a sum of two floats
 
 # All log-probabilities of a frame, and its likeliest units (no blank, no separator) with theirs, best first.
 Frame = tuple[list[float], list[tuple[int, float]]]
@@ -169,21 +171,28 @@ class Search:
         config, blank = self.config, row[BLANK]
         arrivals: list[tuple[Prefix, _Candidate]] = []
         best = -INFINITY
+        take = fresh.pop
         for prefix in beam:
-            unit = prefix.node.unit
-            log_blank = prefix.total + blank
+            total, unit = prefix.total, prefix.node.unit
+            log_blank = total + blank
             # Where a word has just ended the last unit is a separator, and any more of them change nothing.
-            log_unit = (prefix.total if unit == SEPARATOR else prefix.log_unit) + row[unit]
+            log_unit = (total if unit == SEPARATOR else prefix.log_unit) + row[unit]
             if log_unit > log_blank:
                 prefix.end = time + 1
-                prefix.mass += math.exp(row[unit])
-            same = fresh.pop(prefix.key, None) if fresh else None
+                prefix.mass += exp(row[unit])
+            same = take(prefix.key, None)
             if same is not None:
                 if same[0] > log_blank and same[0] > log_unit:
                     arrivals.append((prefix, same))
                 log_unit = log_add(log_unit, same[0])
-            prefix.log_blank, prefix.log_unit = log_blank, log_unit
-            prefix.total = total = log_add(log_blank, log_unit)
+            difference = log_unit - log_blank
+            if difference < -NEGLIGIBLE:
+                total = log_blank
+            elif difference < 0.0:
+                total = log_blank + log1p(exp(difference))
+            else:
+                total = log_add(log_blank, log_unit)
+            prefix.log_blank, prefix.log_unit, prefix.total = log_blank, log_unit, total
             if total > best:  # noqa: PLR1730 - max() is slower
                 best = total
         cut_off = max(cut_off, best - config.beam_threshold)
@@ -253,9 +262,9 @@ def log_add(a: float, b: float) -> float:
     if a < b:
         a, b = b, a
     difference = b - a
-    if not difference > -40.0:  # so also when both are -inf
+    if not difference > -NEGLIGIBLE:  # so also when both are -inf
         return a
-    return a + math.log1p(math.exp(difference))
+    return a + log1p(exp(difference))
 
 
 def _offer(fresh: dict[int, _Candidate], key: int, candidate: _Candidate) -> None:
@@ -277,7 +286,7 @@ def _arrive(prefix: Prefix, candidate: _Candidate, row: list[float], time: int) 
     else:
         prefix.word, prefix.tokens = source.word, link
     prefix.start, prefix.end = time, time + 1
-    prefix.mass = math.exp(row[node.unit])
+    prefix.mass = exp(row[node.unit])
 
 
 def _recombine(beam: list[Prefix]) -> list[Prefix]:

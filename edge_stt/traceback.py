@@ -163,23 +163,48 @@ def _confidence(word: WordLink, doubt: float, config: ConfidenceConfig) -> float
     return 1.0 / (1.0 + math.exp(-max(-30.0, min(30.0, x))))
 
 
-def cut(word: WordLink | None, key: int, known: dict[int, WordLink | None]) -> WordLink | None:
-    """A copy of a chain of words without ``key`` and what lies before; ``known`` has the copies made so far, by id.
+class Cut:
+    """Copies of chains of words without the word ``key`` stands for and all before it.
 
-    Rivals that reach back further than the cut are dropped, and rivals keep no rivals of their own.
+    Rivals that reach back further than the cut are dropped, and rivals keep no rivals of their own. Chains share their
+    beginnings, and so do their copies.
     """
-    chain: list[WordLink] = []
-    while word is not None and word.key != key and id(word) not in known:
-        chain.append(word)
-        word = word.previous
-    copy = known.get(id(word)) if word is not None and word.key != key else None
-    for link in reversed(chain):
-        alternatives: Alternatives = {}
-        for rival_key, (difference, rival) in link.alternatives.items():
-            if reaches(rival, key):
-                alternatives[rival_key] = difference, _bare(rival, key)
-        copy = known[id(link)] = WordLink(copy, link.text, link.key, link.tokens, alternatives)
-    return copy
+
+    def __init__(self, key: int) -> None:
+        self.key = key
+        self._copies: dict[int, WordLink | None] = {}  # by id of the original
+        self._plain_copies: dict[int, WordLink | None] = {}
+
+    def shorten(self, word: WordLink | None, alternatives: Alternatives) -> tuple[WordLink | None, Alternatives]:
+        """A chain that goes back to the cut, and its rivals, without what lies before."""
+        chain = self._until(word, self._copies)
+        copy = self._copies.get(id(chain[-1].previous)) if chain else self._copies.get(id(word))
+        for link in reversed(chain):
+            rivals = self._rivals(link.alternatives)
+            copy = self._copies[id(link)] = WordLink(copy, link.text, link.key, link.tokens, rivals)
+        return copy, self._rivals(alternatives)
+
+    def _until(self, word: WordLink | None, known: dict[int, WordLink | None]) -> list[WordLink]:
+        """A chain, newest first, as far as the cut or as what is known."""
+        chain: list[WordLink] = []
+        while word is not None and word.key != self.key and id(word) not in known:
+            chain.append(word)
+            word = word.previous
+        return chain
+
+    def _rivals(self, alternatives: Alternatives) -> Alternatives:
+        kept: Alternatives = {}
+        for key, (difference, word) in alternatives.items():
+            chain = self._until(word, self._plain_copies)
+            first = chain[-1].previous if chain else word
+            if first is None or self._plain_copies.get(id(first), first) is None:
+                self._plain_copies.update((id(link), None) for link in chain)  # it goes back before the cut
+                continue
+            copy = self._plain_copies.get(id(first))
+            for link in reversed(chain):
+                copy = self._plain_copies[id(link)] = WordLink(copy, link.text, link.key, link.tokens, {})
+            kept[key] = difference, copy
+        return kept
 
 
 def reaches(word: WordLink | None, key: int) -> bool:
@@ -187,15 +212,3 @@ def reaches(word: WordLink | None, key: int) -> bool:
     while word is not None and word.key != key:
         word = word.previous
     return word is not None
-
-
-def _bare(word: WordLink | None, key: int) -> WordLink | None:
-    """A copy of a rival's words after ``key``, without alternatives."""
-    chain: list[WordLink] = []
-    while word is not None and word.key != key:
-        chain.append(word)
-        word = word.previous
-    copy: WordLink | None = None
-    for link in reversed(chain):
-        copy = WordLink(copy, link.text, link.key, link.tokens, {})
-    return copy
