@@ -19,9 +19,9 @@ class ConfidenceConfig:
     units) + ``offset``.
     """
 
-    competition: float = 0.35
-    acoustics: float = 1.0
-    offset: float = 1.5
+    competition: float = 0.46
+    acoustics: float = 1.73
+    offset: float = 0.74
 
 
 @dataclass(frozen=True)

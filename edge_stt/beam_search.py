@@ -21,7 +21,7 @@ from .beam_config import INFINITY, BeamConfig
 from .decoding import LogProbs
 from .hotwords import Boosts, BoundHotWords
 from .lm import LanguageModel, State
-from .prefix_tree import Node, PrefixTree, WordEnd
+from .prefix_tree import Node, PrefixTree, WordEnd, child_key
 from .traceback import Alternatives, TokenLink, WordLink, pack_tokens
 from .units import BLANK, SEPARATOR
 
@@ -96,9 +96,9 @@ class Prefix:
         return self.tokens, self.node.unit, self.start, self.end, self.mass
 
 
-# A prefix that may come to be: log-probability (ending in its last unit), node, history, units before, the prefix it
-# extends, and the word that ends, if one does.
-_Candidate = tuple[float, Node, History, "TokenLink | None", Prefix, "WordEnd | None"]
+# A prefix that may come to be: log-probability (ending in its last unit), that unit, history, units before, the prefix
+# it extends, and the word that ends, if one does.
+_Candidate = tuple[float, int, History, "TokenLink | None", Prefix, "WordEnd | None"]
 _by_total = attrgetter("total")
 
 
@@ -143,25 +143,27 @@ class Search:
                 if reach + value <= cut_off:
                     break
                 child = get(unit)
-                if child is None:
-                    if closed or after_any + value + unknown + margin <= cut_off:
-                        continue
-                    child = tree.grow(node, unit)
-                log_prob = (after_blank if unit == last else after_any) + value + child.score
+                if child is not None:
+                    node_key, score = child.key, child.score
+                elif closed:
+                    continue
+                else:
+                    node_key, score = child_key(node.key, unit), unknown
+                log_prob = (after_blank if unit == last else after_any) + value + score
                 if boosts is not None:
-                    log_prob += boosts.by_node.get(child.key, boosts.elsewhere)
+                    log_prob += boosts.by_node.get(node_key, boosts.elsewhere)
                 if log_prob <= cut_off:
                     continue
                 if log_prob - threshold > cut_off:  # noqa: PLR1730 - max() is slower
                     cut_off = log_prob - threshold
                 if link is None and last != SEPARATOR:
                     link = prefix.token()
-                fresh[key ^ child.key] = (log_prob, child, history, link, prefix, None)
+                fresh[key ^ node_key] = (log_prob, unit, history, link, prefix, None)
             if node.words != () and reach + separator > cut_off:
                 for word, after, score in prefix.ends or self.word_ends(prefix):
                     log_prob = after_any + separator + score
                     if log_prob > cut_off:
-                        _offer(fresh, after.key ^ root.key, (log_prob, root, after, prefix.token(), prefix, word))
+                        _offer(fresh, after.key ^ root.key, (log_prob, SEPARATOR, after, prefix.token(), prefix, word))
         return self._select(beam, row, fresh, time, cut_off)
 
     def _select(
@@ -205,8 +207,10 @@ class Search:
         old = len(survivors)
         for candidate in fresh.values():
             if candidate[0] >= cut_off:
-                prefix = Prefix(candidate[2], candidate[1], -INFINITY, candidate[0])
-                prefix.alternatives = candidate[4].alternatives if candidate[5] is None else {}
+                log_prob, unit, history, _, source, word = candidate
+                node = self.tree.root if word is not None else self.tree.grow(source.node, unit)
+                prefix = Prefix(history, node, -INFINITY, log_prob)
+                prefix.alternatives = source.alternatives if word is None else {}
                 _arrive(prefix, candidate, row, time)
                 survivors.append(prefix)
         for prefix, candidate in arrivals:
@@ -278,7 +282,7 @@ def _offer(fresh: dict[int, _Candidate], key: int, candidate: _Candidate) -> Non
 
 def _arrive(prefix: Prefix, candidate: _Candidate, row: list[float], time: int) -> None:
     """Set a prefix's way here to that of a candidate."""
-    _, node, history, link, source, word = candidate
+    _, unit, history, link, source, word = candidate
     if word is not None:
         tokens = pack_tokens(link, time)
         prefix.word = WordLink(source.word, word.text, history.key, tokens, source.alternatives)
@@ -286,7 +290,7 @@ def _arrive(prefix: Prefix, candidate: _Candidate, row: list[float], time: int) 
     else:
         prefix.word, prefix.tokens = source.word, link
     prefix.start, prefix.end = time, time + 1
-    prefix.mass = exp(row[node.unit])
+    prefix.mass = exp(row[unit])
 
 
 def _recombine(beam: list[Prefix]) -> list[Prefix]:

@@ -126,7 +126,7 @@ class PrefixTree:
     def _make(self, parent: Node, unit: int, index: int | None, score: float) -> Node:
         self._count += 1
         text = parent.text + self._glue + self.units.symbols[unit] if self.open else ""
-        return Node(unit, hash((parent.key, unit)), score, index, text)
+        return Node(unit, child_key(parent.key, unit), score, index, text)
 
     def words(self, node: Node) -> tuple[WordEnd, ...]:
         """The words that end at a node: the lexicon's, or in an open vocabulary what is spelled."""
@@ -173,6 +173,11 @@ class PrefixTree:
     def _unknown_word(self, text: str) -> WordEnd:
         fixed = self._bonus + (self.scores.unknown_word_score if self.lm is not None else 0.0)
         return WordEnd(text, word_key(text), self._unknown_id, fixed)
+
+
+def child_key(key: int, unit: int) -> int:
+    """The key of a node's child, there yet or not."""
+    return hash((key, unit))
 
 
 def word_key(text: str) -> int:

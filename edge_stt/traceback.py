@@ -16,6 +16,7 @@ from typing import Optional
 from .beam_config import ConfidenceConfig
 from .decoding import DecodedToken, DecodedWord, Hypothesis
 
+UNSEEN = 1e-3  # weight of the rivals that the beam has lost, beside the word's own of 1
 MAX_PATHS_PER_TEXT = 50  # alternatives of alternatives may give the same text many times over
 
 # Tokens of a word, newest first: (before, unit, start, end, sum of probabilities).
@@ -157,7 +158,7 @@ def _with_confidence(
 
 
 def _confidence(word: WordLink, doubt: float, config: ConfidenceConfig) -> float:
-    odds = -math.log(max(doubt, 1e-9))
+    odds = -math.log(doubt + UNSEEN)
     acoustics = sum(math.log(max(t.probability, 1e-6)) for t in word.tokens) / len(word.tokens)
     x = config.competition * odds + config.acoustics * acoustics + config.offset
     return 1.0 / (1.0 + math.exp(-max(-30.0, min(30.0, x))))
