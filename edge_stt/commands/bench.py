@@ -1,125 +1,197 @@
-"""``edge-stt bench``: word and character error rates of a model on manifests, with speed."""
+"""``edge-stt bench``: error rates and speed of models, decoders, thread counts, modes and other engines, in one run."""
 
 from __future__ import annotations
 
+import itertools
 import json
-import time
-from dataclasses import asdict, dataclass
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
-from ..errors import AudioError, DataError, RuntimeMissingError
-from ..recogniser import Transcriber, load_model
-from ..text import NORMALISER, normalise_text
+from .. import __version__
+from ..benchmark import TestSet, load_set, run
+from ..corpora import Clip
+from ..engines import ENGINES, Variant, installed_engines
+from ..errors import DataError, UsageError
+from ..figures import compare_runs, read_run, tabulate
+from ..machine import condition, machine, throttling_between
+from ..report import Report, change_lines, print_table, summary, to_csv, to_json, to_markdown, write_atomically
+from ..scoring import edits, require_jiwer
+from ..text import normalise_text
 
-BOOTSTRAP_DRAWS = 1000
+__all__ = ["bench", "edits"]
 
+DEMO = Path(__file__).parent.parent / "data" / "demo.opus"
+MODES = ("offline", "stream")
 
-@dataclass(frozen=True)
-class ClipScore:
-    """Edit counts of one clip; seconds of audio and of processing."""
-
-    speaker: str
-    words: int
-    word_errors: int
-    characters: int
-    character_errors: int
-    seconds: float
-    elapsed: float
-    reference: str
-    hypothesis: str
-
-
-@dataclass(frozen=True)
-class Score:
-    """Corpus-level rates in percent, ``wer_low``..``wer_high`` the 95 % bootstrap interval over speakers.
-
-    ``rtf`` is processing time divided by duration: lower is faster.
-    """
-
-    set: str
-    model: str
-    decoder: str
-    clips: int
-    hours: float
-    wer: float
-    wer_low: float
-    wer_high: float
-    cer: float
-    rtf: float
-    normaliser: str = NORMALISER
+Paths = list[Path]
+Names = list[str]
 
 
 def bench(
-    manifests: Annotated[list[Path], typer.Argument(help="JSONL manifests with audio_filepath and text.")],
-    model: Annotated[Path | None, typer.Option(help="Model package; without it, the one that comes along.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the TFLite runtime.")] = 1,
-    decoder: Annotated[str | None, typer.Option(help="greedy, beam or lexicon; without it, the package's.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON lines instead of a table.")] = False,
-    details: Annotated[
-        Path | None, typer.Option(help="Write each clip's texts and counts here, as JSON lines.")
+    manifests: Annotated[
+        Paths | None,
+        typer.Argument(help="JSONL manifests, LibriSpeech or LJSpeech folders; without any, the demo clip."),
     ] = None,
+    model: Annotated[Paths | None, typer.Option(help="Model package; repeat for several.")] = None,
+    decoder: Annotated[Names | None, typer.Option(help="greedy, beam or lexicon; repeat for several.")] = None,
+    threads: Annotated[list[int] | None, typer.Option(min=1, help="Threads (1); repeat for several.")] = None,
+    mode: Annotated[Names | None, typer.Option(help="offline or stream (offline); repeat for both.")] = None,
+    engine: Annotated[
+        Names | None,
+        typer.Option(help=f"Another engine beside: {', '.join(list(ENGINES)[1:])}, NAME=MODEL, or all installed ones."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most this many clips of each set, evenly spread.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="How often each clip is measured; the median counts.")] = 3,
+    output: Annotated[Path | None, typer.Option(help="Folder for bench.json, .csv, .md, .png and .svg.")] = None,
+    errors: Annotated[Path | None, typer.Option(help="Write a page with alignments, confusions and audio.")] = None,
+    compare: Annotated[Path | None, typer.Option(help="bench.json of an earlier run to compare with.")] = None,
+    threshold: Annotated[
+        float, typer.Option(min=0.0, help="With --compare: points of WER that a significant loss may be.")
+    ] = 0.0,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines instead of a table.")] = False,
 ) -> None:
-    """Score a model: WER and CER over whole manifests, a bootstrap interval over speakers, and speed."""
-    transcriber = load_model(model, num_threads=threads, decoder=decoder)
-    if not as_json:
-        typer.echo("| set | clips | hours | decoder | WER % | 95 % interval | CER % | RTF |")
-        typer.echo("|---|---|---|---|---|---|---|---|")
-    for manifest in manifests:
-        clips = score_manifest(transcriber, manifest)
-        score = summarise(clips, f"{manifest.parent.name} {manifest.stem}", transcriber)
-        if as_json:
-            typer.echo(json.dumps(asdict(score)))
+    """Measure accuracy and speed: WER and CER with intervals, RTF, latency, memory, of all combinations asked for.
+
+    Exit code 1 when something failed, or with --compare when WER rose significantly and by more than --threshold.
+    """
+    require_jiwer()
+    old = read_run(compare) if compare else None
+    variants, notes = choose_variants(model, decoder, threads, mode, engine)
+    sets = [load_set(path, limit) for path in manifests] if manifests else [demo_set()]
+    for note in notes:
+        typer.echo(f"edge-stt: {note}", err=True)
+    before = condition()
+    with _progress(sum(len(s.clips) for s in sets) * len(variants) * repeats) as advance:
+        measured = run(sets, variants, repeats, advance)
+    after = condition()
+    scored = tabulate(measured, sets)
+    report = Report(
+        __version__,
+        machine(),
+        before,
+        after,
+        repeats,
+        scored,
+        throttling_between(before, after),
+        measured.failures,
+        compare_runs(old, scored) if old is not None and scored else (),
+    )
+    for line in [*report.warnings, *report.failures]:
+        typer.echo(f"edge-stt: {line}", err=True)
+    if scored:
+        _print(report, as_json)
+    if output and scored:
+        _write(report, output)
+    if errors and scored:
+        from ..error_page import error_page
+
+        write_atomically(errors, error_page(report, sets))
+    worse = [c for c in report.changes if c.verdict == "worse" and c.points > threshold]
+    if worse:
+        typer.echo(f"edge-stt: worse by more than {threshold:g} points of WER: {len(worse)} of the results", err=True)
+    if worse or measured.failures:
+        raise typer.Exit(1)
+
+
+def choose_variants(
+    models: Paths | None,
+    decoders: Names | None,
+    threads: list[int] | None,
+    modes: Names | None,
+    engines: Names | None,
+) -> tuple[list[Variant], list[str]]:
+    """All combinations, and notes about those that cannot be; raises `UsageError` for unknown names."""
+    modes = modes or ["offline"]
+    for mode in modes:
+        if mode not in MODES:
+            raise UsageError(f"unknown mode {mode!r}; choose offline or stream")
+    counts, notes = threads or [1], []
+    paths: list[str | None] = [str(path) for path in models] if models else [None]
+    chosen: list[str | None] = [*decoders] if decoders else [None]
+    variants = [
+        Variant("edge-stt", path, decoder, count, mode)
+        for path, decoder, count, mode in itertools.product(paths, chosen, counts, modes)
+    ]
+    wanted: list[tuple[str, str | None]] = []
+    for given in engines or []:
+        name, _, model = given.partition("=")
+        if name == "all":
+            wanted += [(found, None) for found in installed_engines()]
+        elif name in ENGINES:
+            wanted.append((name, model or None))
         else:
-            typer.echo(
-                f"| {score.set} | {score.clips} | {score.hours:.2f} | {score.decoder} | {score.wer:.1f} "
-                f"| {score.wer_low:.1f}–{score.wer_high:.1f} | {score.cer:.1f} | {score.rtf:.4f} |"
-            )
-        if details:
-            with details.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps({"set": score.set, **asdict(clip)}) + "\n" for clip in clips)
+            raise UsageError(f"unknown engine {name!r}; known: {', '.join(ENGINES)}, all")
+    for (name, engine_model), mode in itertools.product(wanted, modes):
+        if mode == "stream" and not ENGINES[name].streams:
+            notes.append(f"{name} is measured offline only")
+            continue
+        # An engine that does not take a number of threads is measured once.
+        for count in counts if ENGINES[name].threads else counts[:1]:
+            variants.append(Variant(name, engine_model, None, count, mode))
+    return list(dict.fromkeys(variants)), notes
 
 
-def score_manifest(transcriber: Transcriber, manifest: Path) -> list[ClipScore]:
-    """Transcribe and count the errors of every clip; raises `DataError` for lines that cannot be used."""
-    scores = []
-    for number, item in enumerate(_items(manifest), 1):
-        try:
-            path = manifest.parent / item["audio_filepath"]
-            reference = normalise_text(item["text"])
-        except (KeyError, TypeError) as error:
-            raise DataError(f"{manifest}:{number}: needs audio_filepath and text ({error})") from error
-        started = time.perf_counter()
-        try:
-            result = transcriber.transcribe(path)
-        except AudioError as error:
-            raise DataError(f"{manifest}:{number}: {error}") from error
-        elapsed = time.perf_counter() - started
-        hypothesis = normalise_text(result.text)
-        words, word_errors = edits(reference.split(), hypothesis.split())
-        characters, character_errors = edits(list(reference), list(hypothesis))
-        speaker = str(item.get("speaker") or "unknown")
-        # An unnamed speaker is taken as somebody else each time: the interval is then over clips.
-        speaker = f"{speaker}-{number}" if speaker == "unknown" else speaker
-        scores.append(
-            ClipScore(
-                speaker,
-                words,
-                word_errors,
-                characters,
-                character_errors,
-                result.duration,
-                elapsed,
-                reference,
-                hypothesis,
-            )
-        )
-    if not scores:
-        raise DataError(f"{manifest} has no clips")
-    return scores
+def demo_set() -> TestSet:
+    """The clip that comes along: enough to see how fast a machine is, not how good a model is."""
+    text = DEMO.with_suffix(".txt").read_text(encoding="utf-8").strip()
+    clip = Clip("demo", "demo", "LJ", DEMO, 0.0, text, str(DEMO))
+    return TestSet("demo clip", (clip,), (normalise_text(text),))
+
+
+def _print(report: Report, as_json: bool) -> None:
+    if as_json:
+        for row in report.rows:
+            typer.echo(json.dumps(asdict(row), ensure_ascii=False))
+        for change in report.changes:
+            typer.echo(json.dumps({"change": asdict(change)}, ensure_ascii=False))
+        return
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        print_table(report.rows, Console())
+        for line in change_lines(report.changes):
+            typer.echo(line)
+    else:
+        typer.echo(to_markdown(report), nl=False)
+    typer.echo(f"\n{summary(report)}")
+
+
+def _write(report: Report, folder: Path) -> None:
+    """All formats; the pictures last, for they need matplotlib."""
+    contents: dict[str, str | bytes] = {
+        "bench.json": to_json(report),
+        "bench.csv": to_csv(report.rows),
+        "bench.md": to_markdown(report),
+    }
+    for name, content in contents.items():
+        write_atomically(folder / name, content)
+    from ..plot import plot
+
+    for kind, picture in plot(report.rows).items():
+        write_atomically(folder / f"bench.{kind}", picture)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    """A bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("Measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)
 
 
 def _items(manifest: Path) -> list[dict[str, Any]]:
@@ -127,41 +199,3 @@ def _items(manifest: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read the manifest {manifest}: {error}") from error
-
-
-def edits(reference: list[str], hypothesis: list[str]) -> tuple[int, int]:
-    """Length of the reference, and substitutions + deletions + insertions (jiwer's alignment)."""
-    try:
-        import jiwer
-    except ImportError as error:
-        raise RuntimeMissingError("edge-stt bench needs jiwer: pip install 'edge-stt[bench]'") from error
-    if not reference:
-        return 0, len(hypothesis)
-    # jiwer works on strings of words; units are joined by a space whatever they are.
-    shown = [" ".join("_" if unit == " " else unit for unit in units) for units in (reference, hypothesis)]
-    out = jiwer.process_words(*shown)
-    return len(reference), out.substitutions + out.deletions + out.insertions
-
-
-def summarise(clips: list[ClipScore], name: str, transcriber: Transcriber) -> Score:
-    """Corpus-level rates with the interval of M. Bisani and H. Ney, Bootstrap estimates, ICASSP 2004, over speakers."""
-    speakers = sorted({clip.speaker for clip in clips})
-    errors = np.array([sum(c.word_errors for c in clips if c.speaker == s) for s in speakers])
-    words = np.array([sum(c.words for c in clips if c.speaker == s) for s in speakers])
-    rng = np.random.default_rng(0)
-    drawn = rng.integers(len(speakers), size=(BOOTSTRAP_DRAWS, len(speakers)))
-    rates = 100.0 * errors[drawn].sum(axis=1) / np.maximum(1, words[drawn].sum(axis=1))
-    low, high = np.percentile(rates, [2.5, 97.5])
-    seconds = sum(c.seconds for c in clips)
-    return Score(
-        set=name,
-        model=transcriber.info.name,
-        decoder=f"{transcriber.decoding.decoder} {transcriber.head}",
-        clips=len(clips),
-        hours=seconds / 3600,
-        wer=100.0 * float(errors.sum()) / max(1, int(words.sum())),
-        wer_low=float(low),
-        wer_high=float(high),
-        cer=100.0 * sum(c.character_errors for c in clips) / max(1, sum(c.characters for c in clips)),
-        rtf=sum(c.elapsed for c in clips) / max(seconds, 1e-9),
-    )

@@ -1,0 +1,118 @@
+"""The picture of a benchmark: word error rate against processing time, the Pareto front drawn and labelled."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from .errors import RuntimeMissingError
+from .figures import Row
+from .report import count_threads, name
+
+# Okabe and Ito's colours, told apart by the colour-blind too; one an engine.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = {"offline": "o", "stream": "s"}
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points that no other beats in both coordinates (lower is better), by the first coordinate."""
+    front: list[int] = []
+    best = float("inf")
+    for index in sorted(range(len(points)), key=lambda i: points[i]):
+        if points[index][1] < best:
+            front.append(index)
+            best = points[index][1]
+    return front
+
+
+def label(row: Row, rows: Sequence[Row]) -> str:
+    """What tells a row from the others of its set."""
+    parts = [name(row)]
+    for part, values in (
+        (row.decoder.split(" ")[0], {r.decoder for r in rows if r.engine == row.engine}),
+        (count_threads(row.threads), {r.threads for r in rows}),
+        (row.mode, {r.mode for r in rows}),
+    ):
+        if len(values) > 1 and part:
+            parts.append(part)
+    return ", ".join(parts)
+
+
+def plot(rows: Sequence[Row]) -> dict[str, bytes]:
+    """The picture as ``{"png": …, "svg": …}``; one panel a set. Raises `RuntimeMissingError` without matplotlib."""
+    try:
+        import matplotlib as mpl
+    except ImportError as error:
+        raise RuntimeMissingError("the picture needs matplotlib: pip install 'edge-stt[bench]'") from error
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    sets = list(dict.fromkeys(row.set for row in rows))
+    engines = list(dict.fromkeys(row.engine for row in rows))
+    out = {}
+    # Texts stay texts in the SVG, and a fixed salt makes equal results equal files.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "edge-stt", "font.size": 9}):
+        figure = Figure(figsize=(6.4 * len(sets), 4.4), layout="constrained")
+        for axes, test_set in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets, strict=True):
+            _panel(axes, [row for row in rows if row.set == test_set], test_set, engines)
+        for kind, canvas in (("png", FigureCanvasAgg(figure)), ("svg", FigureCanvasSVG(figure))):
+            buffer = io.BytesIO()
+            canvas.print_figure(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+            out[kind] = buffer.getvalue()
+    return out
+
+
+def _panel(axes: Any, rows: Sequence[Row], title: str, engines: Sequence[str]) -> None:
+    """One set: a point a row with its interval, and the front as a step line."""
+    points = [(row.rtf, row.wer) for row in rows]
+    front = pareto_front(points)
+    axes.set_xscale("log")
+    axes.set_title(title)
+    axes.set_xlabel("processing time / duration of audio (RTF; left is faster)")
+    axes.set_ylabel("word error rate, % (down is better)")
+    axes.grid(True, which="both", alpha=0.25)
+    steps = list(zip(*(points[i] for i in front), strict=True))
+    axes.step(*steps, where="post", color="0.5", linewidth=1.2, zorder=1, label="Pareto front")
+    for row in rows:
+        colour = COLOURS[engines.index(row.engine) % len(COLOURS)]
+        low, high = (row.wer if bound is None else bound for bound in (row.wer_low, row.wer_high))
+        margins = [[max(0.0, row.wer - low)], [max(0.0, high - row.wer)]]
+        axes.errorbar(row.rtf, row.wer, yerr=margins, fmt=MARKERS[row.mode], color=colour, capsize=2, zorder=2)
+    axes.margins(x=0.3, y=0.15)
+    axes.set_ylim(bottom=0.0)
+    lows, highs = min(p[0] for p in points), max(p[0] for p in points)
+    axes.set_xlim(lows / 3.0, highs * 3.0)
+    for mode, marker in MARKERS.items():
+        if any(row.mode == mode for row in rows):
+            axes.plot([], [], marker, color="0.3", label=mode)
+    axes.legend(loc="best", fontsize=8, framealpha=0.6)
+    _place_labels(axes, points, [label(row, rows) for row in rows], set(front))
+
+
+def _place_labels(axes: Any, points: Sequence[tuple[float, float]], texts: Sequence[str], bold: set[int]) -> None:
+    """Write each label beside its point, towards the middle, moved up or down until it covers nothing else."""
+    axes.figure.draw_without_rendering()
+    pixels = axes.transData.transform(points)
+    middle = axes.bbox.x0 + axes.bbox.width / 2
+    taken: list[Any] = []
+    for i in sorted(range(len(points)), key=lambda i: -points[i][1]):
+        for step in range(1, 13):
+            side = 1 if pixels[i][0] < middle else -1
+            written = axes.annotate(
+                texts[i],
+                points[i],
+                xytext=(7 * side, (step + 1) // 2 * 9 * (1 if step % 2 else -1)),
+                textcoords="offset points",
+                ha="left" if side == 1 else "right",
+                va="center",
+                fontweight="bold" if i in bold else "normal",
+                arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6} if step > 2 else None,
+            )
+            box = written.get_window_extent()
+            others = (p for j, p in enumerate(pixels) if j != i)
+            if step == 12 or not (any(box.overlaps(t) for t in taken) or any(box.contains(*p) for p in others)):
+                taken.append(box)
+                break
+            written.remove()
