@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -17,14 +17,12 @@ from .. import __version__
 from ..benchmark import TestSet, load_set, run
 from ..corpora import Clip
 from ..engines import ENGINES, Variant, installed_engines
-from ..errors import DataError, UsageError
+from ..errors import UsageError
 from ..figures import compare_runs, read_run, tabulate
 from ..machine import condition, machine, throttling_between
 from ..report import Report, change_lines, print_table, summary, to_csv, to_json, to_markdown, write_atomically
-from ..scoring import edits, require_jiwer
+from ..scoring import require_jiwer
 from ..text import normalise_text
-
-__all__ = ["bench", "edits"]
 
 DEMO = Path(__file__).parent.parent / "data" / "demo.opus"
 MODES = ("offline", "stream")
@@ -192,10 +190,3 @@ def _progress(total: int) -> Iterator[Callable[[], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=total)
         yield lambda: bar.advance(task)
-
-
-def _items(manifest: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read the manifest {manifest}: {error}") from error

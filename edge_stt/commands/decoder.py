@@ -9,14 +9,14 @@ from typing import Annotated
 import typer
 
 from ..audio import read_audio
+from ..benchmark import load_set
 from ..decoders import DecodingConfig
 from ..features import log_mel, normalise_utterance
 from ..interpreter import AcousticModel
 from ..package import ModelPackage
-from ..text import normalise_text
+from ..scoring import count_edits, require_jiwer
 from ..tuning import attach as attach_files
 from ..tuning import tune as tune_weights
-from .bench import _items, edits
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -53,20 +53,21 @@ def tune(
     overwrite: Overwrite = False,
 ) -> None:
     """Choose prior and language model weight, word insertion bonus and unknown-word score on a dev set; store them."""
+    require_jiwer()
     loaded = ModelPackage.load(package)
     start = DecodingConfig.of(loaded)
     if beam_width is not None:
         start = replace(start, beam=replace(start.beam, beam_width=beam_width))
     acoustic, info = AcousticModel(loaded), loaded.info
-    items = _items(manifest)
+    dev = load_set(manifest, clips)
     utterances = []
-    for item in items[:: max(1, len(items) // clips)][:clips]:
-        frames = log_mel(read_audio(manifest.parent / item["audio_filepath"]), info.front_end)
+    for clip, text in zip(dev.clips, dev.references, strict=True):
+        frames = log_mel(read_audio(clip.path), info.front_end)
         normalised = normalise_utterance(frames, info.statistics, info.normalization)
-        utterances.append((acoustic.offline(normalised)[start.head], normalise_text(item["text"])))
+        utterances.append((acoustic.offline(normalised)[start.head], text))
 
     def errors(reference: str, hypothesis: str) -> int:
-        return edits(reference.split(), hypothesis.split())[1]
+        return count_edits(reference.split(), hypothesis.split()).errors
 
     best = None
     for best in tune_weights(loaded, utterances, errors, start):
