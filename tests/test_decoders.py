@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +30,13 @@ def log_probs_of(text: str, noise: float = 0.0, seed: int = 0) -> np.ndarray:
     out[1::2, :][np.arange(len(units)), units] = 0.0
     out += np.random.default_rng(seed).normal(0, noise, out.shape)
     return (out - np.logaddexp.reduce(out, axis=1, keepdims=True)).astype(np.float32)
+
+
+def shy(log_probs: np.ndarray, by: float) -> np.ndarray:
+    """A model that says blank too often."""
+    out = log_probs.copy()
+    out[:, 0] += by
+    return out - np.logaddexp.reduce(out, axis=1, keepdims=True)
 
 
 def decode(package: ModelPackage, config: DecodingConfig, log_probs: np.ndarray) -> str:
@@ -91,26 +99,25 @@ def test_settings_survive_the_package(tmp_path: Path, with_lexicon: ModelPackage
 
 def test_priors_make_a_shy_model_speak(with_lexicon: ModelPackage) -> None:
     """Where the blank drowns every unit, taking its prior off brings the words back."""
-    shy = log_probs_of("turn off the light")
-    shy[:, 0] += 9.0
-    shy -= np.logaddexp.reduce(shy, axis=1, keepdims=True)
+    quiet = shy(log_probs_of("turn off the light"), 9.0)
     config = DecodingConfig.of(with_lexicon)
-    assert decode(with_lexicon, config, shy) == ""
-    log_priors = tuple(np.log(np.exp(shy).mean(axis=0) + 1e-6).tolist())
+    assert decode(with_lexicon, config, quiet) == ""
+    log_priors = tuple(np.log(np.exp(quiet).mean(axis=0) + 1e-6).tolist())
     heard = replace(config, prior_weight=1.0, log_priors=log_priors)
-    assert decode(with_lexicon, heard, shy) == "turn off the light"
+    assert decode(with_lexicon, heard, quiet) == "turn off the light"
     with pytest.raises(DecodingError, match="prior for each"):
         build_decoder(with_lexicon, replace(config, prior_weight=1.0))
 
 
 def test_tuning_lowers_the_error_rate(with_lexicon: ModelPackage) -> None:
     texts = ["turn on the kitchen light", "turn the light off", "kitchen light on"]
-    utterances = [(log_probs_of(text, noise=3.5, seed=i), text) for i, text in enumerate(texts)]
+    utterances = [(shy(log_probs_of(text, noise=0.5, seed=i), 6.0), text) for i, text in enumerate(texts)]
 
     def errors(reference: str, hypothesis: str) -> int:
         return sum(a != b for a, b in zip(reference.split(), [*hypothesis.split(), *[""] * 9], strict=False))
 
-    bad = replace(DecodingConfig.of(with_lexicon), beam=BeamConfig(word_insertion_bonus=-12.0))
+    wide = BeamConfig(beam_threshold=100.0, token_top_k=29, token_min_log_prob=-math.inf, word_insertion_bonus=-6.0)
+    bad = replace(DecodingConfig.of(with_lexicon), beam=wide)
     tried = list(tune(with_lexicon, utterances, errors, bad))
     assert len({t.config for t in tried}) > 5
     assert tried[-1].wer == min(t.wer for t in tried) < tried[0].wer
