@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -152,7 +153,8 @@ class Worker:
         self._process.wait()
         for file in (self._process.stdin, self._process.stdout, self._noise):
             if file is not None:
-                file.close()
+                with suppress(OSError):  # what was written and not read any more
+                    file.close()
 
     def __enter__(self) -> Worker:
         return self

@@ -12,7 +12,7 @@ import numpy as np
 
 from .benchmark import Measured, Outcome, Run, TestSet
 from .errors import DataError
-from .scoring import ClipScore, Counts, align, compare, compare_times, interval, score_clip, total
+from .scoring import ClipScore, Counts, compare, compare_times, interval, score_clip, total
 from .text import NORMALISER, normalise_text
 
 Figure = float | None
@@ -177,17 +177,6 @@ def clip_data(scored: Scored) -> list[dict[str, Any]]:
         }
         for score, m in zip(scored.scores, scored.measured, strict=True)
     ]
-
-
-def confusions(scores: Sequence[ClipScore]) -> list[tuple[str | None, str | None, int]]:
-    """Word pairs that differ, the most frequent first: (reference, hypothesis, count); None stands for no word."""
-    counts: dict[tuple[str | None, str | None], int] = {}
-    for score in scores:
-        for pair in align(score.reference.split(), score.hypothesis.split()):
-            if pair[0] != pair[1]:
-                counts[pair] = counts.get(pair, 0) + 1
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0][0] or "", item[0][1] or ""))
-    return [(reference, hypothesis, count) for (reference, hypothesis), count in ordered]
 
 
 # --- comparing with an earlier run ----------------------------------------------------------------------------------
