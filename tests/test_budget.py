@@ -14,7 +14,6 @@ from edge_stt.audio import read_audio
 
 from .conftest import DEMO
 
-
 # A small process starts the command and asks the kernel: a child's peak RSS begins at that of the process it was forked
 # from (Linux keeps the old address space's peak over exec), which for a test runner is large.
 MEASURE = """
