@@ -65,6 +65,7 @@ def measure_offline(engine: Engine, samples: Floats) -> dict[str, Any]:
     return {
         "text": reading.text,
         "words": reading.words,
+        "heard": len(samples) / SAMPLE_RATE,
         "elapsed": elapsed,
         "cpu": cpu,
         "stages": dict(engine.clock.seconds),
@@ -84,6 +85,7 @@ def measure_stream(engine: Engine, samples: Floats) -> dict[str, Any]:
     silence = np.zeros(int(TRAILING_SECONDS * SAMPLE_RATE), np.float32)
     audio = np.concatenate([samples, silence])
     free = elapsed = 0.0  # when the processor has finished what it has; seconds of work
+    heard = 0
     events: list[tuple[float, bool, str]] = []
     cpu = time.process_time()
     ended_by_engine = False
@@ -93,10 +95,11 @@ def measure_stream(engine: Engine, samples: Floats) -> dict[str, Any]:
             ended_by_engine = True
             break
         piece = audio[start : start + chunk]
+        heard += len(piece)
         before = time.perf_counter()
         new = stream.accept(piece)
         work = time.perf_counter() - before
-        free = max(free, (start + len(piece)) / SAMPLE_RATE) + work
+        free = max(free, heard / SAMPLE_RATE) + work
         elapsed += work
         events += [(free, event.final, event.text) for event in new]
     before = time.perf_counter()
@@ -110,6 +113,7 @@ def measure_stream(engine: Engine, samples: Floats) -> dict[str, Any]:
     return {
         "text": " ".join(text.strip() for _, text in finals),
         "words": (),
+        "heard": heard / SAMPLE_RATE,
         "elapsed": elapsed + flush,
         "cpu": cpu,
         "stages": dict(engine.clock.seconds),

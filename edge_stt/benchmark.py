@@ -44,6 +44,7 @@ class TestSet:
 class Measured:
     """One clip by one variant: seconds are medians over the repeats.
 
+    ``heard`` are the seconds of audio that were worked on, ``duration`` and in streaming the silence after it;
     ``stages`` are seconds of features, model and decoder where the engine tells. Streaming only: ``first_partial``
     after the onset of speech, ``final`` after its end (None when the engine waited to be told), ``flush`` for the last
     words once it was told, and ``revised`` words.
@@ -52,6 +53,7 @@ class Measured:
     text: str
     words: tuple[tuple[str, float, float, float], ...]
     duration: float
+    heard: float
     elapsed: float
     cpu: float
     stages: dict[str, float]
@@ -292,6 +294,7 @@ def _medians(repeats: list[dict[str, Any]]) -> Measured:
         text=first["text"],
         words=tuple((w[0], w[1], w[2], w[3]) for w in first["words"]),
         duration=first["duration"],
+        heard=first["heard"],
         elapsed=median(r["elapsed"] for r in repeats),
         cpu=median(r["cpu"] for r in repeats),
         stages={stage: median(r["stages"][stage] for r in repeats) for stage in first["stages"]},

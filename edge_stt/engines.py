@@ -19,8 +19,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from .errors import EdgeSttError, RuntimeMissingError, UsageError
-from .features import Floats
+from .features import Floats, RunningNormaliser, StreamingLogMel
+from .interpreter import AcousticModel, AcousticStream
+from .recogniser import Transcriber, load_model
 from .stage_clock import StageClock
+from .streaming import Final, StreamingTranscriber
 
 SAMPLE_RATE = 16_000
 
@@ -94,16 +97,13 @@ class EdgeStt:
     """edge-stt itself, its stages told apart: features, model, decoder."""
 
     def __init__(self, variant: Variant) -> None:
-        from . import interpreter, recogniser
-        from .features import RunningNormaliser, StreamingLogMel
-
-        self.transcriber = recogniser.load_model(variant.model, num_threads=variant.threads, decoder=variant.decoder)
+        self.transcriber = load_model(variant.model, num_threads=variant.threads, decoder=variant.decoder)
         self.clock = StageClock()
         stages: list[tuple[str, Any, tuple[str, ...]]] = [
             ("features", StreamingLogMel, ("accept",)),
             ("features", RunningNormaliser, ("__call__",)),
-            ("model", interpreter.AcousticModel, ("offline",)),
-            ("model", interpreter.AcousticStream, ("accept", "finish")),
+            ("model", AcousticModel, ("offline",)),
+            ("model", AcousticStream, ("accept", "finish")),
             ("decoder", type(self.transcriber.decoder), ("start", "advance", "best", "finish")),
         ]
         for stage, owner, names in stages:
@@ -129,20 +129,14 @@ class EdgeStt:
 class EdgeSttStream:
     """The streaming recogniser, its events as `StreamEvent`."""
 
-    def __init__(self, transcriber: Any) -> None:
-        from .streaming import StreamingTranscriber
-
+    def __init__(self, transcriber: Transcriber) -> None:
         self._stream = StreamingTranscriber(transcriber)
 
     def accept(self, samples: Floats) -> list[StreamEvent]:
-        return [self._event(e) for e in self._stream.accept_audio(samples)]
+        return [StreamEvent(isinstance(e, Final), e.text) for e in self._stream.accept_audio(samples)]
 
     def finish(self) -> list[StreamEvent]:
-        return [self._event(e) for e in self._stream.finish()]
-
-    @staticmethod
-    def _event(event: Any) -> StreamEvent:
-        return StreamEvent(type(event).__name__ == "Final", event.text)
+        return [StreamEvent(isinstance(e, Final), e.text) for e in self._stream.finish()]
 
 
 def _import(module: str, distribution: str) -> tuple[Any, str]:
@@ -285,6 +279,8 @@ class Moonshine:
         folder = Path(variant.model or Path(module.__file__).parent / "assets" / "tiny-en")
         if not any(folder.glob("*.ort")):
             raise UsageError(f"{folder} has no Moonshine model (*.ort): --engine moonshine=FOLDER")
+        if hasattr(os, "sched_setaffinity"):  # it takes all cores it sees, and has no option for fewer
+            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: variant.threads])
         arch = "BASE" if "base" in folder.name else "TINY"
         self.model = module.Transcriber(str(folder), module.ModelArch[arch])
         self.clock = StageClock()
@@ -313,7 +309,7 @@ ENGINES = {
     "vosk": EngineKind(Vosk, "vosk", streams=True, threads=False),
     "faster-whisper": EngineKind(FasterWhisper, "faster_whisper", streams=False, threads=True),
     "whisper": EngineKind(Whisper, "whisper", streams=False, threads=True),
-    "moonshine": EngineKind(Moonshine, "moonshine_voice", streams=False, threads=False),
+    "moonshine": EngineKind(Moonshine, "moonshine_voice", streams=False, threads=True),
 }
 
 

@@ -98,10 +98,11 @@ def _scored(outcome: Outcome, number: int, test_set: TestSet) -> Scored:
     ]
     words, wer, cer = total([s.words for s in scores]), interval(scores), interval(scores, "characters")
     seconds = max(1e-9, sum(m.duration for m in measured))
+    heard = max(1e-9, sum(m.heard for m in measured))
     variant, info = outcome.variant, outcome.info
 
     def share(stage: str) -> Figure:
-        return sum(m.stages[stage] for m in measured) / seconds if stage in measured[0].stages else None
+        return sum(m.stages[stage] for m in measured) / heard if stage in measured[0].stages else None
 
     streaming = variant.mode == "stream"
     spoken = max(1, sum(len(s.hypothesis.split()) for s in scores))
@@ -130,8 +131,8 @@ def _scored(outcome: Outcome, number: int, test_set: TestSet) -> Scored:
             cer=cer.rate,
             cer_low=cer.low,
             cer_high=cer.high,
-            rtf=sum(m.elapsed for m in measured) / seconds,
-            rtf_cpu=sum(m.cpu for m in measured) / seconds,
+            rtf=sum(m.elapsed for m in measured) / heard,
+            rtf_cpu=sum(m.cpu for m in measured) / heard,
             rtf_features=share("features"),
             rtf_model=share("model"),
             rtf_decoder=share("decoder"),

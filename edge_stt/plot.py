@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from .errors import RuntimeMissingError
 from .figures import Row
@@ -27,15 +32,13 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def label(row: Row, rows: Sequence[Row]) -> str:
-    """What tells a row from the others of its set."""
-    parts = [name(row)]
-    for part, values in (
-        (row.decoder.split(" ")[0], {r.decoder for r in rows if r.engine == row.engine}),
-        (count_threads(row.threads), {r.threads for r in rows}),
-        (row.mode, {r.mode for r in rows}),
-    ):
-        if len(values) > 1 and part:
-            parts.append(part)
+    """What tells a row from the others of its set, but for the mode, which the marker shows."""
+    several = len({name(r) for r in rows if r.engine == row.engine}) > 1
+    parts = [name(row) if several else row.engine]
+    if len({r.decoder for r in rows if r.engine == row.engine}) > 1:
+        parts.append(row.decoder.split(" ")[0])
+    if row.threads > 1:
+        parts.append(count_threads(row.threads))
     return ", ".join(parts)
 
 
@@ -88,31 +91,52 @@ def _panel(axes: Any, rows: Sequence[Row], title: str, engines: Sequence[str]) -
         if any(row.mode == mode for row in rows):
             axes.plot([], [], marker, color="0.3", label=mode)
     axes.legend(loc="best", fontsize=8, framealpha=0.6)
-    _place_labels(axes, points, [label(row, rows) for row in rows], set(front))
+    _place_labels(axes, rows, front)
 
 
-def _place_labels(axes: Any, points: Sequence[tuple[float, float]], texts: Sequence[str], bold: set[int]) -> None:
-    """Write each label beside its point, towards the middle, moved up or down until it covers nothing else."""
+def _place_labels(axes: Any, rows: Sequence[Row], front: Sequence[int]) -> None:
+    """Write each label beside its point, further up or down until it covers no point, interval, front or label."""
+    from matplotlib.text import Text
+
     axes.figure.draw_without_rendering()
-    pixels = axes.transData.transform(points)
-    middle = axes.bbox.x0 + axes.bbox.width / 2
+    to_pixels = axes.transData.transform
+    points = [(row.rtf, row.wer) for row in rows]
+    obstacles = [to_pixels([p]) for p in points]
+    for row in rows:
+        low, high = (row.wer if bound is None else bound for bound in (row.wer_low, row.wer_high))
+        obstacles.append(_along(to_pixels([(row.rtf, low), (row.rtf, high)])))
+    for left, right in pairwise(front):
+        (x0, y0), (x1, y1) = points[left], points[right]
+        obstacles += [_along(to_pixels([(x0, y0), (x1, y0)])), _along(to_pixels([(x1, y0), (x1, y1)]))]
+    covered = np.concatenate(obstacles)
     taken: list[Any] = []
-    for i in sorted(range(len(points)), key=lambda i: -points[i][1]):
-        for step in range(1, 13):
-            side = 1 if pixels[i][0] < middle else -1
+    for i in sorted(range(len(rows)), key=lambda i: -rows[i].wer):
+        # First a place that is free, then one that covers no other label at least, then any.
+        for strict, step, side in itertools.product((True, False), range(1, 17), (1, -1)):
             written = axes.annotate(
-                texts[i],
+                label(rows[i], rows),
                 points[i],
                 xytext=(7 * side, (step + 1) // 2 * 9 * (1 if step % 2 else -1)),
                 textcoords="offset points",
                 ha="left" if side == 1 else "right",
                 va="center",
-                fontweight="bold" if i in bold else "normal",
-                arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6} if step > 2 else None,
+                fontsize=8,
+                fontweight="bold" if i in front else "normal",
+                arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "relpos": (0 if side == 1 else 1, 0.5)}
+                if step > 2
+                else None,
             )
-            box = written.get_window_extent()
-            others = (p for j, p in enumerate(pixels) if j != i)
-            if step == 12 or not (any(box.overlaps(t) for t in taken) or any(box.contains(*p) for p in others)):
+            written.get_window_extent()  # puts the text in its place; of its extent the arrow may well cross a line
+            box = Text.get_window_extent(written)
+            inside = axes.bbox.x0 < box.x0 and box.x1 < axes.bbox.x1 and axes.bbox.y0 < box.y0 and box.y1 < axes.bbox.y1
+            hits = strict and ((covered > (box.x0, box.y0)) & (covered < (box.x1, box.y1))).all(axis=1).any()
+            last = (strict, step, side) == (False, 16, -1)
+            if last or (inside and not hits and not any(box.overlaps(other) for other in taken)):
                 taken.append(box)
                 break
             written.remove()
+
+
+def _along(ends: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Points on the line between two ends, close enough together that no label slips between."""
+    return np.linspace(ends[0], ends[1], 200)

@@ -365,7 +365,7 @@ def test_the_picture_is_one(bench_output: Path) -> None:
     assert min(width, height) > 400
     root = ET.fromstring((bench_output / "bench.svg").read_text(encoding="utf-8"))
     texts = " ".join("".join(node.itertext()) for node in root.iter("{http://www.w3.org/2000/svg}text"))
-    assert "default, 1 thread" in texts
+    assert "edge-stt, 2 threads" in texts
     assert "Pareto front" in texts
     assert "RTF" in texts
 
