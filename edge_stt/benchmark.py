@@ -15,12 +15,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from types import TracebackType
 from typing import Any
 
+from .byte_streams import printable_path
 from .corpora import Clip, read_corpus
 from .engines import EngineInfo, Variant
 from .errors import DataError, EdgeSttError
@@ -193,7 +194,17 @@ def load_set(path: Path, limit: int | None = None) -> TestSet:
     if not any(references):
         raise DataError(f"{path}: no clip has words in its text")
     name = f"{path.parent.name} {path.stem}".strip() if path.is_file() else path.resolve().name
-    return TestSet(name, tuple(unique), references)
+    return TestSet(printable_path(name), tuple(unique), references)
+
+
+def load_sets(paths: Sequence[Path], limit: int | None = None) -> list[TestSet]:
+    """Several sets, those of the same name numbered."""
+    sets: list[TestSet] = []
+    for path in paths:
+        loaded = load_set(path, limit)
+        same = sum(s.name == loaded.name or s.name.startswith(f"{loaded.name} #") for s in sets)
+        sets.append(replace(loaded, name=f"{loaded.name} #{same + 1}") if same else loaded)
+    return sets
 
 
 def run(

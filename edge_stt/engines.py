@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .byte_streams import printable_path
 from .errors import EdgeSttError, RuntimeMissingError, UsageError
 from .features import Floats, RunningNormaliser, StreamingLogMel
 from .interpreter import AcousticModel, AcousticStream
@@ -112,7 +113,7 @@ class EdgeStt:
         package, runtime = self.transcriber.package, self.transcriber.acoustic.runtime
         self.info = EngineInfo(
             importlib.import_module("edge_stt").__version__,
-            f"{package.path.resolve().name} ({package.info.name}, {package.info.quantization})",
+            f"{printable_path(package.path.resolve().name)} ({package.info.name}, {package.info.quantization})",
             package.size,
             f"{self.transcriber.decoding.decoder} {self.transcriber.head}",
             f"{runtime.name} {runtime.version}",

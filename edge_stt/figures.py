@@ -218,6 +218,11 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("set", "engine", "decoder", "threads", "mode"))
 
 
+def _old_score(clip: dict[str, Any], speaker: str) -> ClipScore:
+    counts = Counts(**clip["words"]), Counts(**clip["characters"])
+    return ClipScore(clip["id"], speaker, clip["reference"], clip["hypothesis"], *counts)
+
+
 def _change(results: list[dict[str, Any]], new: Scored, all_new: Sequence[Scored]) -> Change | None:
     row = asdict(new.row)
     rivals = [s for s in all_new if _key(asdict(s.row)) == _key(row)]
@@ -234,10 +239,7 @@ def _change(results: list[dict[str, Any]], new: Scored, all_new: Sequence[Scored
     ]
     if not pairs:
         return None
-    olds = [
-        ClipScore(o["id"], n.speaker, o["reference"], o["hypothesis"], Counts(**o["words"]), Counts(**o["characters"]))
-        for o, n, _ in pairs
-    ]
+    olds = [_old_score(o, n.speaker) for o, n, _ in pairs]
     news = [score for _, score, _ in pairs]
     difference = compare(olds, news)
     ratio, low, high = compare_times([o["elapsed"] for o, _, _ in pairs], [m.elapsed for _, _, m in pairs])
@@ -267,4 +269,11 @@ def read_run(path: Path) -> dict[str, Any]:
         raise DataError(f"cannot read the earlier run {path}: {error}") from error
     if not isinstance(data, dict) or data.get("format") != 1 or not isinstance(data.get("results"), list):
         raise DataError(f"{path} is not a result of `edge-stt bench --output` (bench.json)")
+    try:
+        for row in data["results"]:
+            _ = _key(row), row["model"]
+            for clip in row["clip_results"]:
+                _old_score(clip, ""), float(clip["elapsed"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} is damaged: its results cannot be read ({error})") from error
     return data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import itertools
 from collections.abc import Sequence
@@ -42,12 +43,16 @@ def label(row: Row, rows: Sequence[Row]) -> str:
     return ", ".join(parts)
 
 
+def require_matplotlib() -> None:
+    """Raise `RuntimeMissingError` when there is none."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise RuntimeMissingError("the picture needs matplotlib: pip install 'edge-stt[bench]'")
+
+
 def plot(rows: Sequence[Row]) -> dict[str, bytes]:
     """The picture as ``{"png": …, "svg": …}``; one panel a set. Raises `RuntimeMissingError` without matplotlib."""
-    try:
-        import matplotlib as mpl
-    except ImportError as error:
-        raise RuntimeMissingError("the picture needs matplotlib: pip install 'edge-stt[bench]'") from error
+    require_matplotlib()
+    import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure

@@ -183,7 +183,8 @@ def summary(report: Report) -> str:
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all; raises `EdgeSttError` when that cannot be."""
-    data = content.encode() if isinstance(content, str) else content
+    # Names that are not UTF-8 hold lone surrogates, which JSON has an escape for and UTF-8 has not.
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

@@ -21,11 +21,11 @@ import soundfile
 
 from edge_stt.audio import read_audio
 from edge_stt.bench_worker import revised_words, speech_bounds
-from edge_stt.benchmark import TestSet, Worker, WorkerError, load_set, run
+from edge_stt.benchmark import TestSet, Worker, WorkerError, load_set, load_sets, run
 from edge_stt.commands.bench import choose_variants
 from edge_stt.engines import ENGINES, Variant
 from edge_stt.errors import DataError, UsageError
-from edge_stt.figures import Row, compare_runs, read_run, tabulate
+from edge_stt.figures import Row, Scored, compare_runs, read_run, tabulate
 from edge_stt.plot import pareto_front
 from edge_stt.stage_clock import StageClock
 
@@ -260,12 +260,31 @@ def test_wrong_calls(arguments: list[str], code: int, text: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_results_that_cannot_be_written_are_said_so(manifest: Path, tmp_path: Path) -> None:
+def test_results_that_cannot_be_written_are_refused_before_measuring(manifest: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    done = bench(manifest, "--repeats", 1, "--output", tmp_path / "file")
-    assert done.returncode == 1
-    assert "cannot write" in done.stderr
-    assert done.stdout.startswith("| set |")  # what was measured is not lost
+    for arguments in (
+        ["--output", tmp_path / "file"],
+        ["--errors", tmp_path],
+        ["--errors", tmp_path / "no" / "e.html"],
+    ):
+        done = bench(manifest, "--repeats", 100_000, *arguments)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "cannot write" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_names_that_are_not_utf8(manifest: Path, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"corpus-\xff")
+    folder.mkdir()
+    (folder / "dev.jsonl").write_text(manifest.read_text().splitlines()[0] + "\n")
+    done = bench(folder / "dev.jsonl", "--repeats", 1, "--output", folder / "out", "--errors", folder / "e.html")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((folder / "out" / "bench.json").read_text(encoding="utf-8"))["results"][0]["clips"] == 1
+
+
+def test_sets_of_the_same_name_are_numbered(manifest: Path, tmp_path: Path) -> None:
+    sets = load_sets([manifest, manifest, manifest])
+    assert [s.name.removeprefix(sets[0].name) for s in sets] == ["", " #2", " #3"]
 
 
 # --- choosing -------------------------------------------------------------------------------------------------------
@@ -342,6 +361,40 @@ def test_the_bounds_of_speech() -> None:
     assert speech_bounds(np.zeros(100, np.float32)) == (0.0, 100 / 16_000)
 
 
+@pytest.fixture(scope="module")
+def streamed(manifest: Path) -> list[Scored]:
+    sets = [load_set(manifest)]
+    done = run(sets, [Variant(mode="stream"), Variant()], 2)
+    assert not done.failures
+    return tabulate(done, sets)
+
+
+def test_streaming_is_measured_at_the_pace_of_speech(streamed: list[Scored]) -> None:
+    row, offline = streamed[0].row, streamed[1].row
+    assert (row.mode, offline.mode) == ("stream", "offline")
+    # A first word cannot be shown before it is said; a final needs the silence the endpoint waits for (0.8 s).
+    assert 0.1 < row.first_partial_p50 <= row.first_partial_p95 < 3.0  # type: ignore[operator]
+    assert 0.7 < row.final_p50 <= row.final_p95 < 2.5  # type: ignore[operator]
+    assert 0.0 < row.flush_p50 < 0.3  # type: ignore[operator]
+    assert row.revised_words is not None
+    assert row.revised_words >= 0.0
+    assert row.latency_p50 is None
+    assert offline.final_p50 is None
+    assert abs(row.wer - offline.wer) < 40  # the running mean is not that of the whole clip, but near
+
+
+def test_a_streamed_text_is_that_of_the_streaming_recogniser(streamed: list[Scored]) -> None:
+    from edge_stt import load_model
+    from edge_stt.streaming import Final, StreamingTranscriber
+    from edge_stt.text import normalise_text
+
+    stream = StreamingTranscriber(load_model())
+    samples = np.concatenate([read_audio(DEMO), np.zeros(32_000, np.float32)])
+    events = [*stream.accept_audio(samples), *stream.finish()]
+    text = " ".join(e.text for e in events if isinstance(e, Final))
+    assert streamed[0].scores[0].hypothesis == normalise_text(text)
+
+
 # --- reports --------------------------------------------------------------------------------------------------------
 
 
@@ -405,25 +458,27 @@ def test_a_run_equals_itself(bench_output: Path, manifest: Path) -> None:
     assert "no difference" in done.stdout
 
 
-def test_a_regression_fails_and_an_improvement_does_not(manifest: Path, bench_output: Path, tmp_path: Path) -> None:
+def test_a_regression_fails_and_an_improvement_does_not(
+    manifest: Path, bench_output: Path, tmp_path: Path, streamed: list[Scored]
+) -> None:
     """The earlier run made perfect: everything now is worse. And made hopeless: everything is better."""
     data: dict[str, Any] = json.loads((bench_output / "bench.json").read_text(encoding="utf-8"))
-    for name, substitutions, code, verdict in (("perfect", 0, 1, "worse"), ("hopeless", 200, 0, "better")):
+    for verdict, substitutions in (("better", 200), ("worse", 0)):
         for row in data["results"]:
             for clip in row["clip_results"]:
                 clip["words"] = {"units": clip["words"]["units"], "substitutions": substitutions}
-        (tmp_path / f"{name}.json").write_text(json.dumps(data))
-        done = bench(manifest, "--repeats", 1, "--compare", tmp_path / f"{name}.json")
-        assert done.returncode == code, done.stderr
-        assert f": {verdict};" in done.stdout
+        assert [c.verdict for c in compare_runs(data, streamed)] == [verdict]  # offline on one thread is common to both
+    (tmp_path / "perfect.json").write_text(json.dumps(data))
+    done = bench(manifest, "--repeats", 1, "--compare", tmp_path / "perfect.json")
+    assert done.returncode == 1
+    assert "worse by more than 0 points" in done.stderr
     done = bench(manifest, "--repeats", 1, "--compare", tmp_path / "perfect.json", "--threshold", 500)
     assert done.returncode == 0, done.stderr
 
 
-def test_only_the_same_clips_are_compared(bench_output: Path, manifest: Path, tmp_path: Path) -> None:
+def test_only_the_same_clips_are_compared(bench_output: Path, streamed: list[Scored]) -> None:
     data = read_run(bench_output / "bench.json")
-    test_set = load_set(manifest)
-    scored = tabulate(run([test_set], [Variant()], 1), [test_set])
+    scored = streamed[1:]
     data["results"][0]["clip_results"][0]["reference"] += " and more"
     assert [c.clips for c in compare_runs(data, scored)] == [len(CLIPS) - 1]
     for row in data["results"]:
@@ -432,7 +487,9 @@ def test_only_the_same_clips_are_compared(bench_output: Path, manifest: Path, tm
         compare_runs(data, scored)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 99, "results": []}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"format": 99, "results": []}', "[" * 100_000, '{"format": 1, "results": [{}]}']
+)
 def test_what_is_no_result_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "old.json").write_text(content)
     with pytest.raises(DataError):

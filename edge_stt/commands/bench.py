@@ -14,12 +14,13 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from ..benchmark import TestSet, load_set, run
+from ..benchmark import TestSet, load_sets, run
 from ..corpora import Clip
 from ..engines import ENGINES, Variant, installed_engines
-from ..errors import UsageError
+from ..errors import EdgeSttError, UsageError
 from ..figures import compare_runs, read_run, tabulate
 from ..machine import condition, machine, throttling_between
+from ..plot import plot, require_matplotlib
 from ..report import Report, change_lines, print_table, summary, to_csv, to_json, to_markdown, write_atomically
 from ..scoring import require_jiwer
 from ..text import normalise_text
@@ -60,10 +61,10 @@ def bench(
 
     Exit code 1 when something failed, or with --compare when WER rose significantly and by more than --threshold.
     """
-    require_jiwer()
+    _check_outputs(output, errors)
     old = read_run(compare) if compare else None
     variants, notes = choose_variants(model, decoder, threads, mode, engine)
-    sets = [load_set(path, limit) for path in manifests] if manifests else [demo_set()]
+    sets = load_sets(manifests, limit) if manifests else [demo_set()]
     for note in notes:
         typer.echo(f"edge-stt: {note}", err=True)
     before = condition()
@@ -144,12 +145,25 @@ def demo_set() -> TestSet:
     return TestSet("demo clip", (clip,), (normalise_text(text),))
 
 
+def _check_outputs(folder: Path | None, page: Path | None) -> None:
+    """Say at once what would fail after an hour of measuring."""
+    require_jiwer()
+    if folder:
+        require_matplotlib()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EdgeSttError(f"cannot write {folder}: {error.strerror}") from error
+    if page and (page.is_dir() or not page.parent.is_dir()):
+        raise EdgeSttError(f"cannot write {page}: it is a folder, or its folder does not exist")
+
+
 def _print(report: Report, as_json: bool) -> None:
     if as_json:
         for row in report.rows:
-            typer.echo(json.dumps(asdict(row), ensure_ascii=False))
+            typer.echo(json.dumps(asdict(row)))
         for change in report.changes:
-            typer.echo(json.dumps({"change": asdict(change)}, ensure_ascii=False))
+            typer.echo(json.dumps({"change": asdict(change)}))
         return
     if sys.stdout.isatty():
         from rich.console import Console
@@ -171,8 +185,6 @@ def _write(report: Report, folder: Path) -> None:
     }
     for name, content in contents.items():
         write_atomically(folder / name, content)
-    from ..plot import plot
-
     for kind, picture in plot(report.rows).items():
         write_atomically(folder / f"bench.{kind}", picture)
 
