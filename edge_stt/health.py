@@ -31,7 +31,6 @@ from .recogniser import Transcriber
 
 DEMO_CLIP = Path(__file__).parent / "data" / "demo.opus"
 GOLDEN_TOLERANCE = 0.05  # mean |difference| of log-probabilities; int8 kernels differ a little between processors
-SELF_TEST_SECONDS = 5.0
 HOT = 80.0  # degrees Celsius; a Raspberry Pi slows down from here on
 UNITS = {"system": "edge-stt.service", "user": "edge-stt-user.service"}
 
@@ -63,7 +62,7 @@ class NoteError(Exception):
         self.fix = fix
 
 
-def run_checks(model: Path, seconds: float = SELF_TEST_SECONDS) -> list[Check]:
+def run_checks(model: Path, seconds: float) -> list[Check]:
     """All checks in order; one that fails does not stop the others, but for those that build on it."""
     checks = [
         _guarded("Python", _python, "use Python 3.11 to 3.13"),

@@ -1,4 +1,7 @@
-"""``edge-stt bench``: error rates and speed of models, decoders, thread counts, modes and other engines, in one run."""
+"""``edge-stt bench``: error rates and speed of models, decoders, thread counts, modes and other engines, in one run.
+
+What does the work is imported when it is asked for: all commands load this module, and start sooner without.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .. import __version__
-from ..benchmark import TestSet, load_sets, run
-from ..corpora import Clip
 from ..engines import ENGINES, Variant, installed_engines
 from ..errors import EdgeSttError, UsageError
-from ..figures import compare_runs, read_run, tabulate
-from ..machine import condition, machine, throttling_between
-from ..plot import plot, require_matplotlib
-from ..report import Report, change_lines, print_table, summary, to_csv, to_json, to_markdown, write_atomically
-from ..scoring import require_jiwer
-from ..text import normalise_text
+
+if TYPE_CHECKING:
+    from ..benchmark import TestSet
+    from ..report import Report
 
 DEMO = Path(__file__).parent.parent / "data" / "demo.opus"
 MODES = ("offline", "stream")
@@ -61,6 +60,11 @@ def bench(
 
     Exit code 1 when something failed, or with --compare when WER rose significantly and by more than --threshold.
     """
+    from ..benchmark import load_sets, run
+    from ..figures import compare_runs, read_run, tabulate
+    from ..machine import condition, machine, throttling_between
+    from ..report import Report, write_atomically
+
     _check_outputs(output, errors)
     old = read_run(compare) if compare else None
     variants, notes = choose_variants(model, decoder, threads, mode, engine)
@@ -140,6 +144,10 @@ def choose_variants(
 
 def demo_set() -> TestSet:
     """The clip that comes along: enough to see how fast a machine is, not how good a model is."""
+    from ..benchmark import TestSet
+    from ..corpora import Clip
+    from ..text import normalise_text
+
     text = DEMO.with_suffix(".txt").read_text(encoding="utf-8").strip()
     clip = Clip("demo", "demo", "LJ", DEMO, 0.0, text, str(DEMO))
     return TestSet("demo clip", (clip,), (normalise_text(text),))
@@ -147,8 +155,12 @@ def demo_set() -> TestSet:
 
 def _check_outputs(folder: Path | None, page: Path | None) -> None:
     """Say at once what would fail after an hour of measuring."""
+    from ..scoring import require_jiwer
+
     require_jiwer()
     if folder:
+        from ..plot import require_matplotlib
+
         require_matplotlib()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -159,6 +171,8 @@ def _check_outputs(folder: Path | None, page: Path | None) -> None:
 
 
 def _print(report: Report, as_json: bool) -> None:
+    from ..report import change_lines, print_table, summary, to_markdown
+
     if as_json:
         for row in report.rows:
             typer.echo(json.dumps(asdict(row)))
@@ -177,7 +191,10 @@ def _print(report: Report, as_json: bool) -> None:
 
 
 def _write(report: Report, folder: Path) -> None:
-    """All formats; the pictures last, for they need matplotlib."""
+    """All formats."""
+    from ..plot import plot
+    from ..report import to_csv, to_json, to_markdown, write_atomically
+
     contents: dict[str, str | bytes] = {
         "bench.json": to_json(report),
         "bench.csv": to_csv(report.rows),

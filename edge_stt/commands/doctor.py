@@ -5,25 +5,29 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..health import SELF_TEST_SECONDS, Check, run_checks
 from ..recogniser import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from ..health import Check
 
 
 def doctor(
     model: Annotated[Path | None, typer.Option(help="Model package to check; without it, the default one.")] = None,
     seconds: Annotated[
         float, typer.Option(min=0.0, max=600.0, help="How long the demo clip is transcribed over and over.")
-    ] = SELF_TEST_SECONDS,
+    ] = 5.0,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON list instead of lines.")] = False,
 ) -> None:
     """Check Python, runtime, model, speed, microphones, the service and the processor's temperature.
 
     Exit code 1 when a check fails.
     """
+    from ..health import run_checks  # not needed by the other commands, which load this module too
+
     checks = run_checks(model or DEFAULT_MODEL, seconds)
     if as_json:
         typer.echo(json.dumps([asdict(check) for check in checks], indent=1, ensure_ascii=False))
