@@ -194,10 +194,11 @@ class LanguageModel:
             words[:, column] = np.asarray(self.levels[column].words)[node]
             if column:
                 node = np.searchsorted(np.asarray(self.levels[column - 1].first_child), node, side="right") - 1
-        log_probs = np.asarray(level.log_probs, np.float32)[np.asarray(level.log_prob_codes)]
+        log_probs = np.asarray(level.log_probs, np.float32)[np.asarray(level.log_prob_codes, np.intp)]
         if order == self.order:
             return Ngrams(words, log_probs, np.zeros(len(words), np.float32))
-        return Ngrams(words, log_probs, np.asarray(level.backoffs, np.float32)[np.asarray(level.backoff_codes)])
+        backoffs = np.asarray(level.backoffs, np.float32)[np.asarray(level.backoff_codes, np.intp)]
+        return Ngrams(words, log_probs, backoffs)
 
     @classmethod
     def from_ngrams(

@@ -28,9 +28,9 @@ def test_the_device_imports_nothing_of_the_workstation(path: Path) -> None:
 
 
 def test_import_is_light() -> None:
-    """`import edge_stt` loads no runtime, no TensorFlow, and takes at most 0.3 s beyond numpy (best of three)."""
+    """`import edge_stt` loads no runtime, no TensorFlow, and takes at most 0.3 s of CPU beyond numpy (best of three)."""
     code = (
-        "import time, sys, numpy\nt = time.perf_counter()\nimport edge_stt\nprint(time.perf_counter() - t)\n"
+        "import time, sys, numpy\nt = time.process_time()\nimport edge_stt\nprint(time.process_time() - t)\n"
         "heavy = {'tensorflow', 'ai_edge_litert', 'tflite_runtime', 'train', 'convert', 'rich', 'typer'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
@@ -42,7 +42,7 @@ def test_import_is_light() -> None:
 
 
 def test_the_wheel_holds_the_device_package_alone(tmp_path: Path) -> None:
-    pytest.importorskip("build", reason="needs the dev extra")
+    pytest.importorskip("build.util", reason="needs the dev extra")  # a folder called build is no such package
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)],
         check=True,
