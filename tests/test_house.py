@@ -42,7 +42,7 @@ def test_import_is_light() -> None:
 
 
 def test_the_wheel_holds_the_device_package_alone(tmp_path: Path) -> None:
-    pytest.importorskip("build.util", reason="needs the dev extra")  # a folder called build is no such package
+    pytest.importorskip("build.util", reason="needs the dev extra")  # not `build`, which may be a folder
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)],
         check=True,
