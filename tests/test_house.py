@@ -28,7 +28,7 @@ def test_the_device_imports_nothing_of_the_workstation(path: Path) -> None:
 
 
 def test_import_is_light() -> None:
-    """`import edge_stt` loads no runtime, no TensorFlow, and takes at most 0.3 s of CPU beyond numpy (best of three)."""
+    """`import edge_stt` loads no runtime, no TensorFlow, and takes at most 0.3 CPU seconds beyond numpy (best of 3)."""
     code = (
         "import time, sys, numpy\nt = time.process_time()\nimport edge_stt\nprint(time.process_time() - t)\n"
         "heavy = {'tensorflow', 'ai_edge_litert', 'tflite_runtime', 'train', 'convert', 'rich', 'typer'}\n"
