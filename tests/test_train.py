@@ -87,7 +87,7 @@ def test_the_whole_way(prepared: Path, tmp_path: Path) -> None:
 @pytest.mark.workstation
 @pytest.mark.slow
 def test_kill_and_resume_equals_an_uninterrupted_run(prepared: Path, tmp_path: Path) -> None:
-    settings = ["steps=12", "checkpoint_every=4", "eval_every=12", "optimizer.warmup_steps=4"]
+    settings = ["steps=24", "checkpoint_every=4", "eval_every=24", "optimizer.warmup_steps=4"]
     arguments = ["--data", prepared, "--dev", prepared, *SMALL, *(p for s in settings for p in ("--set", s))]
     done = _train(*arguments, "--run", tmp_path / "whole")
     assert done.returncode == 0, done.stderr[-2000:]
@@ -101,7 +101,7 @@ def test_kill_and_resume_equals_an_uninterrupted_run(prepared: Path, tmp_path: P
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     with np.load(killed / "checkpoint.npz") as checkpoint:
-        assert 4 <= checkpoint["progress"][0] < 12, "the process was to be killed in the middle"
+        assert 4 <= checkpoint["progress"][0] < 24, "the process was to be killed in the middle"
     done = _train(*arguments, "--run", killed)
     assert done.returncode == 0, done.stderr[-2000:]
     with np.load(tmp_path / "whole" / "checkpoint.npz") as a, np.load(killed / "checkpoint.npz") as b:
