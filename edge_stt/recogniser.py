@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from .segments import SegmentConfig, cut_at_silences
 DEFAULT_MODEL = Path(__file__).parent / "models" / "default"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Word:
     """A word with its times in seconds and a confidence in 0..1."""
 
@@ -36,9 +37,9 @@ class Word:
     confidence: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of audio between two silences, times in seconds."""
+    """One utterance: words between two pauses; ``start`` of the first and ``end`` of the last, in seconds."""
 
     start: float
     end: float
@@ -53,6 +54,12 @@ class Transcript:
     text: str
     segments: tuple[Segment, ...]
     duration: float
+
+    @classmethod
+    def of(cls, segments: Iterable[Segment], duration: float) -> Transcript:
+        """From its utterances."""
+        segments = tuple(segments)
+        return cls(" ".join(segment.text for segment in segments), segments, duration)
 
     @property
     def words(self) -> tuple[Word, ...]:
@@ -95,32 +102,48 @@ class Transcriber:
 
     def transcribe_blocks(self, blocks: Iterable[Floats]) -> Transcript:
         """Transcribe 16 kHz mono samples that come in blocks (float32 ``[n]`` each), in bounded memory."""
-        segments, samples = [], 0
+        samples = 0
 
         def counted() -> Iterator[Floats]:
             nonlocal samples
-            front_end = StreamingLogMel(self.info.front_end)
             for block in blocks:
                 samples += len(block)
-                yield front_end.accept(block)
+                yield block
 
+        segments = tuple(self.utterances(counted()))
+        return Transcript.of(segments, samples / self.info.front_end.sample_rate)
+
+    def utterances(self, blocks: Iterable[Floats]) -> Iterator[Segment]:
+        """The utterances of `transcribe_blocks`, each as soon as it is certain."""
+        front_end = StreamingLogMel(self.info.front_end)
         offset = 0
-        for frames in cut_at_silences(counted(), self.info.front_end, self.segments):
-            segments.append(self._segment(frames, offset))
-            offset += len(frames)
-        spoken = [segment for segment in segments if segment.text]
-        duration = samples / self.info.front_end.sample_rate
-        return Transcript(" ".join(s.text for s in spoken), tuple(spoken), duration)
+        frames = map(front_end.accept, blocks)
+        for stretch in cut_at_silences(frames, self.info.front_end, self.segments):
+            yield from self._utterances(stretch, offset)
+            offset += len(stretch)
 
     def log_probs(self, log_mel: Floats) -> Floats:
         """Log-probabilities of the decoding head for raw log-mel frames, float32 ``[frames / stride, units]``."""
         normalised = normalise_utterance(log_mel, self.info.statistics, self.info.normalization)
         return self.acoustic.offline(normalised)[self.head]
 
-    def _segment(self, frames: Floats, offset: int) -> Segment:
+    def _utterances(self, stretch: Floats, offset: int) -> Iterator[Segment]:
+        """The words of log-mel frames that begin ``offset`` frames into the recording, divided at pauses."""
         start = offset / self.info.front_end.frames_per_second
-        hypothesis = self.decode(self.log_probs(frames))
-        words = tuple(
+        words = self.timed(self.decode(self.log_probs(stretch)), start)
+        pauses = [
+            index
+            for index in range(1, len(words))
+            if words[index].start - words[index - 1].end > self.segments.utterance_pause
+        ]
+        for first, last in pairwise([0, *pauses, len(words)]):
+            if first < last:
+                text = " ".join(word.text for word in words[first:last])
+                yield Segment(words[first].start, words[last - 1].end, text, words[first:last])
+
+    def timed(self, hypothesis: Hypothesis, start: float) -> tuple[Word, ...]:
+        """A hypothesis' words with their times in seconds, its first output frame being at ``start``."""
+        return tuple(
             Word(
                 word.text,
                 round(start + word.start * self.frame_seconds, 3),
@@ -129,12 +152,17 @@ class Transcriber:
             )
             for word in hypothesis.words
         )
-        end = start + len(frames) / self.info.front_end.frames_per_second
-        return Segment(round(start, 3), round(end, 3), hypothesis.text, words)
 
     def decode(self, log_probs: Floats) -> Hypothesis:
         """Best reading of the decoding head's log-probabilities, float32 ``[frames, units]``."""
         return self.decoder.finish(self.decoder.advance(self.decoder.start(), log_probs))[0]
+
+
+def default_model() -> Path:
+    """The package that comes with edge-stt; raises `PackageError` where none does."""
+    if not DEFAULT_MODEL.is_dir():
+        raise PackageError("this installation carries no default model: give one with --model or load_model(path)")
+    return DEFAULT_MODEL
 
 
 def load_model(
@@ -150,7 +178,5 @@ def load_model(
     ``decoder`` is ``greedy``, ``beam`` or ``lexicon``; without it, the package's own choice. Raises `PackageError` when
     the package is refused, `DecodingError` when it cannot be decoded so, `RuntimeMissingError` without a runtime.
     """
-    if path is None and not DEFAULT_MODEL.is_dir():
-        raise PackageError("this installation carries no default model: give one with --model or load_model(path)")
-    package = ModelPackage.load(path or DEFAULT_MODEL)
+    package = ModelPackage.load(path or default_model())
     return Transcriber(package, num_threads, runtime, choose(package, decoder, beam_width), hot_words)

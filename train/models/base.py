@@ -37,17 +37,21 @@ class CTCModel(Protocol):
 def build_network(config: Any, heads: dict[str, int]) -> CTCModel:
     """The network for a model config; ``heads`` gives the number of units of each head."""
     from .conv import ConvConfig, ConvCTC
+    from .ds2 import DS2CTC, DS2Config
 
     if isinstance(config, ConvConfig):
         return ConvCTC(config, heads)
+    if isinstance(config, DS2Config):
+        return DS2CTC(config, heads)
     raise DataError(f"no architecture takes a {type(config).__name__}")
 
 
 def config_class(family: str) -> type:
     """The config dataclass of an architecture, by the ``family`` it is called in TOML."""
     from .conv import ConvConfig
+    from .ds2 import DS2Config
 
-    families = {"conv": ConvConfig}
+    families = {"conv": ConvConfig, "ds2": DS2Config}
     if family not in families:
         raise DataError(f"config.model: unknown family {family!r}; known: {', '.join(families)}")
     return families[family]

@@ -1,0 +1,141 @@
+"""What the arguments of `edge-stt transcribe` stand for: files, folders, patterns; and where results go."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+
+from .byte_streams import printable_path
+from .errors import UsageError
+from .outputs import WRITERS
+
+_READ = ".wav .wave .w64 .rf64 .flac .ogg .oga .opus .mp3 .aiff .aif .aifc .au .snd .caf .sph .nist"
+AUDIO_SUFFIXES = frozenset(_READ.split())
+# Sound that people have lying about and that libsndfile does not read: named, not passed over in silence.
+_NOT_READ = ".m4a .m4b .aac .mp4 .wma .amr .3gp .webm .mka .mkv .mov .ape .wv"
+FOREIGN_SUFFIXES = frozenset(_NOT_READ.split())
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A sound file, and the name its results have: its own, and below a folder that was given the way to it."""
+
+    path: Path
+    name: PurePath
+
+
+@dataclass
+class Found:
+    """What was found: recordings in order, without repeats; ``missing`` are arguments that gave nothing, and why."""
+
+    recordings: list[Recording] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, path: Path, name: PurePath) -> None:
+        """Add a recording that is not there yet."""
+        self.recordings.append(Recording(path, name))
+
+
+def find_recordings(arguments: Sequence[Path]) -> Found:
+    """Files as they are given; folders at any depth and patterns (``*``, ``?``, ``[…]``, ``**``) in order of name.
+
+    In folders, what the name's ending does not call sound is passed over, as is what begins with a dot. A file that
+    does not exist stays in the list: reading it will say so.
+    """
+    found = Found()
+    for path in arguments:
+        if path.is_dir():
+            _search_folder(path, found)
+        elif _is_pattern(path):
+            _search_pattern(path, found)
+        else:
+            found.add(path, PurePath(path.name))
+    unique = {os.path.abspath(r.path): r for r in reversed(found.recordings)}  # noqa: PTH100 - links are kept apart
+    found.recordings = [r for r in found.recordings if unique.get(os.path.abspath(r.path)) is r]  # noqa: PTH100
+    return found
+
+
+def _is_pattern(path: Path) -> bool:
+    return glob.has_magic(os.fspath(path)) and not os.path.lexists(path)
+
+
+def _search_pattern(pattern: Path, found: Found) -> None:
+    before = len(found.recordings)
+    for match in sorted(glob.glob(os.fspath(pattern), recursive=True), key=os.fsencode):  # noqa: PTH207 - "**/" too
+        path = Path(match)
+        if path.is_dir():
+            if "**" not in pattern.parts:  # which gives the files below by itself
+                _search_folder(path, found)
+        else:
+            found.add(path, PurePath(path.name))
+    if len(found.recordings) == before:
+        found.missing.append(f"{printable_path(pattern)}: no file has such a name; check the pattern")
+
+
+def _search_folder(folder: Path, found: Found) -> None:
+    foreign: Counter[str] = Counter()
+    before = len(found.recordings)
+
+    def unreadable(error: OSError) -> None:
+        found.missing.append(f"{printable_path(error.filename)}: cannot be listed ({error.strerror})")
+
+    unlisted = len(found.missing)
+    for parent, folders, files in os.walk(folder, onerror=unreadable):
+        folders[:] = sorted((f for f in folders if not f.startswith(".")), key=os.fsencode)
+        for name in sorted(files, key=os.fsencode):
+            path = Path(parent, name)
+            suffix = path.suffix.lower()
+            if name.startswith("."):
+                continue
+            if suffix in AUDIO_SUFFIXES:
+                found.add(path, path.relative_to(folder))
+            elif suffix in FOREIGN_SUFFIXES:
+                foreign[suffix] += 1
+    if foreign:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(foreign.items()))
+        found.notes.append(
+            f"{printable_path(folder)}: left out what is not read here ({kinds}); "
+            "convert it: ffmpeg -i FILE -ar 16000 -ac 1 out.wav"
+        )
+    if len(found.recordings) == before and len(found.missing) == unlisted:
+        found.missing.append(f"{printable_path(folder)}: no sound files in this folder; name the files themselves")
+
+
+def output_paths(
+    recordings: Sequence[Recording], folder: Path, formats: Sequence[str], keep_suffix: bool = False
+) -> list[dict[str, Path]]:
+    """For each recording a file a format, below ``folder`` as the recording was below the folder given.
+
+    Raises `UsageError` when two would be one file, or when one is a recording itself.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--output-dir {printable_path(folder)} is a file; name a folder")
+    inputs = {os.path.abspath(r.path) for r in recordings}  # noqa: PTH100
+    taken: dict[str, Recording] = {}
+    planned = []
+    for recording in recordings:
+        name = recording.name
+        outputs = {}
+        for kind in formats:
+            suffix = WRITERS[kind].suffix
+            path = folder / (name.with_name(name.name + suffix) if keep_suffix else name.with_suffix(suffix))
+            key = os.path.abspath(path)  # noqa: PTH100
+            if key in inputs:
+                raise UsageError(
+                    f"{printable_path(path)} is to be read and would be written too; choose another folder"
+                )
+            if key in taken:
+                one, other = printable_path(taken[key].path), printable_path(recording.path)
+                raise UsageError(
+                    f"{one} and {other} would both become {printable_path(path)}; "
+                    "give --keep-suffix, the folder they are in, or one at a time"
+                )
+            taken[key] = recording
+            outputs[kind] = path
+        planned.append(outputs)
+    return planned

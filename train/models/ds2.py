@@ -1,0 +1,190 @@
+"""DeepSpeech2 (D. Amodei et al., "Deep Speech 2: End-to-End Speech Recognition in English and Mandarin", ICML 2016).
+
+Two 2-D convolutions over time and frequency (100 frames a second → 25), then gated recurrent layers with batch
+normalisation between, then one linear CTC head per unit set. It comes in the paper's two forms: bidirectional, which
+needs the whole utterance, and unidirectional with a lookahead ("row") convolution behind the last recurrent layer
+(section 3.6 of the paper), which streams: ``bidirectional = false``.
+
+Departures from the paper: directions are summed as there, but activations are not clipped at 20 (batch normalisation
+bounds them well below), and normalisation stands before a recurrent layer as a whole instead of inside of it, so that
+the layer stays a plain GRU that TFLite can run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+from edge_stt.errors import DataError
+
+STRIDE = 4
+
+
+@dataclass(frozen=True)
+class DS2Config:
+    """Size and form of the network. ``lookahead`` is in output frames of 40 ms, for the unidirectional form only."""
+
+    family: str = "ds2"
+    n_mels: int = 80
+    conv_channels: tuple[int, ...] = (32, 32)
+    time_kernel: int = 11
+    frequency_kernels: tuple[int, ...] = (41, 21)
+    recurrent_layers: int = 3
+    recurrent_units: int = 400
+    bidirectional: bool = True
+    lookahead: int = 10
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if len(self.conv_channels) != 2 or len(self.frequency_kernels) != 2:
+            raise DataError(
+                "config: model.conv_channels and model.frequency_kernels need two values, one a convolution"
+            )
+        if min(*self.conv_channels, self.recurrent_layers, self.recurrent_units) <= 0:
+            raise DataError("config: model.conv_channels, model.recurrent_layers and model.recurrent_units: above 0")
+        if min(self.time_kernel, *self.frequency_kernels) < 2:
+            raise DataError("config: model.time_kernel and model.frequency_kernels must be at least 2")
+        if self.n_mels % 4:
+            raise DataError(f"config: model.n_mels must be a multiple of 4, not {self.n_mels}")
+        if self.lookahead < 1:
+            raise DataError("config: model.lookahead must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise DataError(f"config: model.dropout must be in 0..1, not {self.dropout}")
+
+
+class DS2CTC:
+    """Layers shared by three graphs: training, offline and stream. Shapes as `base.CTCModel` says."""
+
+    stride = STRIDE
+
+    def __init__(self, config: DS2Config, heads: dict[str, int]) -> None:
+        self.config, self.heads = config, heads
+        self.lookahead = -1 if config.bidirectional else config.lookahead
+        c = config
+        self.convs = [
+            layers.Conv2D(
+                channels, (c.time_kernel, kernel), strides=2, use_bias=False, kernel_initializer="he_normal",
+                name=f"conv_{i}",
+            )
+            for i, (channels, kernel) in enumerate(zip(c.conv_channels, c.frequency_kernels, strict=True), 1)
+        ]  # fmt: skip
+        self.conv_norms = [layers.BatchNormalization(name=f"conv_{i}_norm") for i in (1, 2)]
+        self.flatten = layers.Reshape((-1, c.n_mels // 4 * c.conv_channels[1]))  # [B, T, F, C] to [B, T, F * C]
+        self.norms = [layers.BatchNormalization(name=f"gru_{i}_norm") for i in range(1, c.recurrent_layers + 1)]
+        self.forward = [self._gru(f"gru_{i}_forward", False) for i in range(1, c.recurrent_layers + 1)]
+        self.backward = (
+            [self._gru(f"gru_{i}_backward", True) for i in range(1, c.recurrent_layers + 1)] if c.bidirectional else []
+        )
+        self.dropouts = [layers.SpatialDropout1D(c.dropout) for _ in range(c.recurrent_layers)]
+        self.row_conv = (
+            None if c.bidirectional else layers.DepthwiseConv1D(c.lookahead + 1, use_bias=False, name="lookahead_conv")
+        )
+        self.outputs = {
+            name: layers.Dense(units, dtype="float32", name=f"head_{name}") for name, units in heads.items()
+        }
+
+    def _gru(self, name: str, backwards: bool) -> layers.RNN:
+        cell = layers.GRUCell(self.config.recurrent_units, name=f"{name}_cell")
+        return layers.RNN(cell, return_sequences=True, go_backwards=backwards, name=name)
+
+    # ---- offline and training ----------------------------------------------------------------------------------------
+    def _convolve(self, index: int, x: Any, mask: Any | None) -> Any:
+        """One strided convolution of ``[B, T, F, C]``; ``mask`` is ``[B, T / 2, 1]``."""
+        pad = self.config.time_kernel - 2
+        before = (pad + 1) // 2 if self.config.bidirectional else pad
+        x = ops.pad(x, [[0, 0], [before, pad - before], self._frequency_pad(index), [0, 0]])
+        x = ops.relu(self.conv_norms[index](self.convs[index](x)))
+        return x if mask is None else x * ops.expand_dims(ops.cast(mask, x.dtype), -1)
+
+    def _frequency_pad(self, index: int) -> list[int]:
+        """Zeros below and above, so that half the bins come out."""
+        pad = self.config.frequency_kernels[index] - 2
+        return [pad // 2, pad - pad // 2]
+
+    def _offline(self, x: Any, mask: Any | None) -> dict[str, Any]:
+        x = ops.expand_dims(x, -1)
+        x = self._convolve(0, x, None if mask is None else ops.repeat(mask, 2, axis=1))
+        x = self.flatten(self._convolve(1, x, mask))
+        steps = None if mask is None else ops.cast(mask[:, :, 0], "bool")
+        for i, norm in enumerate(self.norms):
+            x = norm(x) if steps is None else norm(x, mask=steps)
+            y = self.forward[i](x, mask=steps)
+            if self.backward:
+                y = y + ops.flip(self.backward[i](x, mask=steps), axis=1)
+            x = self.dropouts[i](y)
+            if mask is not None:
+                x = x * ops.cast(mask, x.dtype)
+        if self.row_conv is not None:
+            x = ops.relu(self.row_conv(ops.pad(x, [[0, 0], [0, self.config.lookahead], [0, 0]])))
+        return {name: head(x) for name, head in self.outputs.items()}
+
+    def training_model(self) -> keras.Model:
+        """Model of ``(log_mel [B, T, n_mels], mask [B, T / 4, 1])`` that returns logits per head.
+
+        ``mask`` is 1 where a clip has output frames and 0 in the padding behind it.
+        """
+        frames = keras.Input((None, self.config.n_mels), name="log_mel")
+        mask = keras.Input((None, 1), name="mask")
+        return keras.Model([frames, mask], self._offline(frames, mask), name="ds2_ctc")
+
+    def offline_model(self) -> keras.Model:
+        """Model of ``log_mel [1, T, n_mels]`` that returns log-probabilities per head."""
+        frames = keras.Input((None, self.config.n_mels), batch_size=1, name="log_mel")
+        logits = self._offline(frames, None)
+        return keras.Model(frames, {name: ops.log_softmax(x) for name, x in logits.items()}, name="offline")
+
+    # ---- streaming ---------------------------------------------------------------------------------------------------
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the state tensors; a stream starts with zeros. Empty for the bidirectional form."""
+        c = self.config
+        if c.bidirectional:
+            return {}
+        shapes: dict[str, tuple[int, ...]] = {
+            "state_00": (1, c.time_kernel - 2, c.n_mels, 1),
+            "state_01": (1, c.time_kernel - 2, c.n_mels // 2, c.conv_channels[0]),
+        }
+        for i in range(c.recurrent_layers):
+            shapes[f"state_{i + 2:02d}"] = (1, c.recurrent_units)
+        shapes[f"state_{c.recurrent_layers + 2:02d}"] = (1, c.lookahead, c.recurrent_units)
+        return shapes
+
+    def stream_model(self, chunk_frames: int) -> keras.Model | None:
+        """Model of one chunk with explicit state, as `conv.ConvCTC.stream_model`; None for the bidirectional form.
+
+        Convolutions and recurrent layers see the past alone, so only the lookahead convolution delays the output.
+        """
+        c = self.config
+        if self.row_conv is None:
+            return None
+        frames = keras.Input((chunk_frames, c.n_mels), batch_size=1, name="log_mel")
+        position = keras.Input((), batch_size=1, dtype="int32", name="position")
+        end = keras.Input((), batch_size=1, dtype="int32", name="end")
+        states = {name: keras.Input(shape[1:], batch_size=1, name=name) for name, shape in self.state_shapes().items()}
+        names = list(states)
+        following: dict[str, Any] = {}
+        count = chunk_frames // STRIDE
+
+        x = ops.expand_dims(frames, -1)
+        for i in (0, 1):
+            joined = ops.concatenate([states[names[i]], x], axis=1)
+            following[names[i]] = joined[:, -(c.time_kernel - 2) :]
+            padded = ops.pad(joined, [[0, 0], [0, 0], self._frequency_pad(i), [0, 0]])
+            x = ops.relu(self.conv_norms[i](self.convs[i](padded)))
+        x = self.flatten(x)
+        for i, norm in enumerate(self.norms):
+            x, hidden, steps = norm(x), states[names[i + 2]], []
+            for step in range(count):  # unrolled: a chunk is a few steps, and TFLite's loops are slow
+                output, (hidden,) = self.forward[i].cell(x[:, step], [hidden])
+                steps.append(output)
+            following[names[i + 2]] = hidden
+            x = ops.stack(steps, axis=1)
+        index = ops.reshape(position, (1, 1, 1)) + ops.reshape(ops.arange(count), (1, count, 1))
+        x = x * ops.cast(index < ops.reshape(end, (1, 1, 1)), x.dtype)  # as the zeros that offline pads with
+        joined = ops.concatenate([states[names[-1]], x], axis=1)
+        following[names[-1]] = joined[:, -c.lookahead :]
+        x = ops.relu(self.row_conv(joined))
+        out = {name: ops.log_softmax(head(x)) for name, head in self.outputs.items()}
+        return keras.Model([frames, position, end, *states.values()], {**out, **following}, name="stream")
