@@ -63,6 +63,23 @@ def prepare(
 
 
 @app.command()
+def grow(
+    run: Annotated[Path, typer.Argument(help="Run directory whose best weights are taken.")],
+    config: Annotated[Path, typer.Option(help="TOML file with the larger network.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Weights to write, for `train --init`.")],
+) -> None:
+    """Widen and deepen a trained network without changing what it computes: training goes on from there."""
+    from .config import load_config
+
+    settings = load_config(config)
+    from .grow import grow_run
+    from .start import UNITS
+
+    count = grow_run(run, settings, out, {name: len(units) for name, units in UNITS.items()})
+    typer.echo(f"{count / 1e6:.1f} M weights in {out}")
+
+
+@app.command()
 def simulate(
     manifest: Annotated[Path, typer.Argument(help="Manifest of clean clips.")],
     noise: Annotated[Path, typer.Option(help="Manifest of noises.")],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,10 +34,15 @@ class BatchConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up and a cosine to zero (I. Loshchilov and F. Hutter, ICLR 2019)."""
+    """AdamW with linear warm-up and a cosine to zero (I. Loshchilov and F. Hutter, ICLR 2019).
+
+    ``decay_share``: the cosine takes this share of the steps after the warm-up, at their end. Below 1 the rate stays at
+    its peak before, and a run can be given more steps without having been slowed down already.
+    """
 
     learning_rate: float = 1.5e-3
     warmup_steps: int = 500
+    decay_share: float = 1.0
     weight_decay: float = 1e-2
     clip_norm: float = 3.0
     ema_decay: float = 0.998
@@ -70,6 +76,8 @@ class TrainConfig:
         for name, value in positive.items():
             if value <= 0:
                 raise DataError(f"config: {name} must be above 0, not {value}")
+        if not 0 <= self.optimizer.decay_share <= 1:
+            raise DataError(f"config: optimizer.decay_share must be in 0..1, not {self.optimizer.decay_share}")
 
 
 def from_dict(cls: type[T], data: dict[str, Any], where: str = "config") -> T:
@@ -127,6 +135,14 @@ def load_config(path: Path | None, overrides: list[str] | None = None) -> TrainC
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise DataError(f"{path}: {error}") from error
     return from_dict(TrainConfig, data)
+
+
+def config_of_run(run: Path) -> TrainConfig:
+    """The config that a run directory records; raises `DataError` when it is not one."""
+    try:
+        return from_dict(TrainConfig, json.loads((run / "config.json").read_text(encoding="utf-8")), "config.json")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{run} is not a training run (it has no readable config.json): {error}") from error
 
 
 def to_dict(config: Any) -> dict[str, Any]:

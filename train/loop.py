@@ -36,19 +36,20 @@ console = Console(stderr=True)
 
 
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
-    """Linear warm-up to ``peak``, then a cosine to zero at ``steps``."""
+    """Linear warm-up to ``peak``, and a cosine to zero over the last ``decay_share`` of the other steps."""
 
-    def __init__(self, peak: float, warmup: int, steps: int) -> None:
-        self.peak, self.warmup, self.steps = peak, warmup, steps
+    def __init__(self, peak: float, warmup: int, steps: int, decay_share: float = 1.0) -> None:
+        self.peak, self.warmup, self.steps, self.decay_share = peak, warmup, steps, decay_share
 
     def __call__(self, step: Any) -> Any:
         step = tf.cast(step, tf.float32)
         rising = (step + 1.0) / self.warmup
-        share = tf.clip_by_value((step - self.warmup) / max(1, self.steps - self.warmup), 0.0, 1.0)
+        falling = max(1.0, self.decay_share * (self.steps - self.warmup))
+        share = tf.clip_by_value((step - (self.steps - falling)) / falling, 0.0, 1.0)
         return self.peak * tf.minimum(rising, 0.5 * (1.0 + tf.cos(np.pi * share)))
 
     def get_config(self) -> dict[str, Any]:
-        return {"peak": self.peak, "warmup": self.warmup, "steps": self.steps}
+        return {"peak": self.peak, "warmup": self.warmup, "steps": self.steps, "decay_share": self.decay_share}
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,9 @@ class Trainer:
         self.model = self.network.training_model()
         opt = config.optimizer
         self.optimizer = keras.optimizers.AdamW(
-            WarmupCosine(opt.learning_rate, opt.warmup_steps, config.steps), weight_decay=opt.weight_decay, beta_2=0.98
+            WarmupCosine(opt.learning_rate, opt.warmup_steps, config.steps, opt.decay_share),
+            weight_decay=opt.weight_decay,
+            beta_2=0.98,
         )
         self.optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
         self.optimizer.build(self.model.trainable_variables)
