@@ -7,8 +7,23 @@
 from __future__ import annotations
 
 from .errors import EdgeSttError
+from .hotwords import HotWords
 from .recogniser import Segment, Transcriber, Transcript, Word, load_model
+from .streaming import EndpointConfig, Final, Partial, StreamingTranscriber
 
 __version__ = "0.1.0"
 
-__all__ = ["EdgeSttError", "Segment", "Transcriber", "Transcript", "Word", "__version__", "load_model"]
+__all__ = [
+    "EdgeSttError",
+    "EndpointConfig",
+    "Final",
+    "HotWords",
+    "Partial",
+    "Segment",
+    "StreamingTranscriber",
+    "Transcriber",
+    "Transcript",
+    "Word",
+    "__version__",
+    "load_model",
+]

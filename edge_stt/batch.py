@@ -25,7 +25,7 @@ from .decoders import choose
 from .errors import EdgeSttError, UsageError
 from .features import Floats
 from .files import write_atomically
-from .hotwords import HotWords
+from .hotwords import DEFAULT_WEIGHT, HotWords
 from .interrupts import Interrupted, Interrupts
 from .outputs import WRITERS
 from .package import ModelPackage
@@ -45,7 +45,9 @@ class LoadOptions:
     beam_width: int | None = None
     lm_weight: float | None = None
     word_insertion_bonus: float | None = None
-    hot_words: str | None = None
+    hotwords: tuple[str, ...] = ()
+    hotword_file: str | None = None
+    hotword_weight: float = DEFAULT_WEIGHT
 
     def load(self) -> Transcriber:
         """The transcriber; raises `EdgeSttError` for what is not there or cannot be."""
@@ -57,8 +59,15 @@ class LoadOptions:
             option = "--" + next(iter(given)).replace("_", "-")
             raise UsageError(f"{option} weighs a language model, which the decoder {config.decoder} does not use")
         config = replace(config, beam=replace(config.beam, **given))
-        hot_words = HotWords.from_file(Path(self.hot_words)) if self.hot_words else None
-        return Transcriber(package, self.threads, decoding=config, hot_words=hot_words)
+        return Transcriber(package, self.threads, decoding=config, hot_words=self._hot_words())
+
+    def _hot_words(self) -> HotWords | None:
+        """Those named one by one and those of the file."""
+        entries = [(phrase, self.hotword_weight) for phrase in self.hotwords]
+        if self.hotword_file is not None:
+            listed = HotWords.from_file(Path(self.hotword_file), self.hotword_weight)
+            entries += [(" ".join(words), weight) for words, weight in listed.entries.items()]
+        return HotWords(entries) if entries else None
 
 
 @dataclass(frozen=True)
@@ -113,7 +122,7 @@ def do_job(
             samples += len(block)
             heard(len(block) / SAMPLE_RATE)
 
-    with _warnings() as warnings:
+    with warnings_as_lines() as warnings:
         try:
             segments = []
             for segment in transcriber.utterances(blocks()):
@@ -135,7 +144,7 @@ def do_job(
 
 
 @contextmanager
-def _warnings() -> Iterator[list[str]]:
+def warnings_as_lines() -> Iterator[list[str]]:
     """What the package warns of meanwhile, as lines, instead of on stderr."""
     lines: list[str] = []
 
@@ -156,7 +165,7 @@ def _warnings() -> Iterator[list[str]]:
 
 def in_processes(
     jobs: Sequence[Job], options: LoadOptions, count: int, interrupts: Interrupts, heard: Heard = lambda _: None
-) -> Generator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Do jobs in ``count`` worker processes; outcomes in the order of the jobs, each as soon as its turn has come.
 
     A worker that dies (no memory, a crash of native code) costs the job it had and is replaced. Raises `EdgeSttError`
@@ -191,7 +200,7 @@ def in_processes(
                         worker: _Worker = key.data
                         for message in worker.messages():
                             if "unable" in message:
-                                raise EdgeSttError(message["unable"])
+                                raise (UsageError if message["usage"] else EdgeSttError)(message["unable"])
                             if "heard" in message:
                                 heard(message["heard"])
                                 continue
@@ -282,7 +291,7 @@ def main() -> None:
         try:
             transcriber = LoadOptions(**json.loads(next(lines))).load()
         except EdgeSttError as error:
-            send({"unable": str(error)})
+            send({"unable": str(error), "usage": isinstance(error, UsageError)})
             return
         for line in lines:
             outcome = do_job(transcriber, Job(**json.loads(line)), interrupts, lambda s: send({"heard": s}))

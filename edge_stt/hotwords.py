@@ -19,7 +19,7 @@ from .lexicon import MAX_UNITS, Lexicon
 from .prefix_tree import PrefixTree
 from .units import SEPARATOR, UnitSet
 
-MAX_WEIGHT = 100.0
+DEFAULT_WEIGHT, MAX_WEIGHT = 2.0, 100.0
 
 
 class _Pronunciation(Protocol):
@@ -67,7 +67,7 @@ class HotWords:
         return cls(entries)
 
     @classmethod
-    def from_file(cls, path: Path, default_weight: float = 2.0) -> HotWords:
+    def from_file(cls, path: Path, default_weight: float = DEFAULT_WEIGHT) -> HotWords:
         """Read lines ``phrase<TAB>weight`` (or the phrase alone); ``#`` begins a comment line.
 
         Raises `DataError` with file and line for anything else, and for a file with no phrase.

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from .byte_streams import printable_path
-from .errors import UsageError
 from .outputs import WRITERS
 
 _READ = ".wav .wave .w64 .rf64 .flac .ogg .oga .opus .mp3 .aiff .aif .aifc .au .snd .caf .sph .nist"
@@ -49,7 +48,7 @@ def find_recordings(arguments: Sequence[Path]) -> Found:
     """
     found = Found()
     for path in arguments:
-        if path.is_dir():
+        if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
             _search_folder(path, found)
         elif _is_pattern(path):
             _search_pattern(path, found)
@@ -77,6 +76,11 @@ def _search_pattern(pattern: Path, found: Found) -> None:
         found.missing.append(f"{printable_path(pattern)}: no file has such a name; check the pattern")
 
 
+def _is_special(path: Path) -> bool:
+    """Whether it is a named pipe, a device or the like, where reading may wait for ever."""
+    return os.path.exists(path) and not os.path.isfile(path)  # noqa: PTH110, PTH113 - these never raise
+
+
 def _search_folder(folder: Path, found: Found) -> None:
     foreign: Counter[str] = Counter()
     before = len(found.recordings)
@@ -92,7 +96,7 @@ def _search_folder(folder: Path, found: Found) -> None:
             suffix = path.suffix.lower()
             if name.startswith("."):
                 continue
-            if suffix in AUDIO_SUFFIXES:
+            if suffix in AUDIO_SUFFIXES and not _is_special(path):
                 found.add(path, path.relative_to(folder))
             elif suffix in FOREIGN_SUFFIXES:
                 foreign[suffix] += 1
@@ -108,34 +112,33 @@ def _search_folder(folder: Path, found: Found) -> None:
 
 def output_paths(
     recordings: Sequence[Recording], folder: Path, formats: Sequence[str], keep_suffix: bool = False
-) -> list[dict[str, Path]]:
+) -> list[dict[str, Path] | str]:
     """For each recording a file a format, below ``folder`` as the recording was below the folder given.
 
-    Raises `UsageError` when two would be one file, or when one is a recording itself.
+    In place of files that are to be read themselves, or are another recording's already, stands why it cannot be.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--output-dir {printable_path(folder)} is a file; name a folder")
     inputs = {os.path.abspath(r.path) for r in recordings}  # noqa: PTH100
     taken: dict[str, Recording] = {}
-    planned = []
+    planned: list[dict[str, Path] | str] = []
     for recording in recordings:
-        name = recording.name
-        outputs = {}
-        for kind in formats:
-            suffix = WRITERS[kind].suffix
-            path = folder / (name.with_name(name.name + suffix) if keep_suffix else name.with_suffix(suffix))
-            key = os.path.abspath(path)  # noqa: PTH100
-            if key in inputs:
-                raise UsageError(
-                    f"{printable_path(path)} is to be read and would be written too; choose another folder"
-                )
-            if key in taken:
-                one, other = printable_path(taken[key].path), printable_path(recording.path)
-                raise UsageError(
-                    f"{one} and {other} would both become {printable_path(path)}; "
-                    "give --keep-suffix, the folder they are in, or one at a time"
-                )
-            taken[key] = recording
-            outputs[kind] = path
-        planned.append(outputs)
+        stem = recording.name if keep_suffix else _without_suffix(recording.name)
+        outputs = {kind: folder / stem.with_name(stem.name + WRITERS[kind].suffix) for kind in formats}
+        keys = {os.path.abspath(path): path for path in outputs.values()}  # noqa: PTH100
+        name = printable_path(recording.path)
+        if read := [path for key, path in keys.items() if key in inputs]:
+            planned.append(f"{name}: {printable_path(read[0])} is itself to be read; choose another folder")
+        elif met := [(taken[key], path) for key, path in keys.items() if key in taken]:
+            (other, path), *_ = met
+            same = other.name.name == recording.name.name
+            advice = "give the folder above both" if same else "--keep-suffix gives each a file of its own"
+            shown, first = printable_path(path), printable_path(other.path)
+            planned.append(f"{name}: would be written to {shown}, as {first} is; {advice}")
+        else:
+            taken.update(dict.fromkeys(keys, recording))
+            planned.append(outputs)
     return planned
+
+
+def _without_suffix(name: PurePath) -> PurePath:
+    """A name without an ending that says sound; ``meeting 12.30`` stays whole."""
+    return name.with_suffix("") if name.suffix.lower() in AUDIO_SUFFIXES | FOREIGN_SUFFIXES else name

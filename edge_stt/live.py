@@ -28,6 +28,7 @@ def listen(
     is shown on a line that the whole utterance then replaces. A model without a streaming form writes utterances only.
     """
     samples = 0
+    unfinished = False  # a line with a partial result stands on the terminal
 
     def counted() -> Iterable[Floats]:
         nonlocal samples
@@ -40,7 +41,9 @@ def listen(
         emit((CLEAR_LINE if on_terminal else "") + "".join(writer.pieces(result, NAME)))
 
     def show(events: list[Partial | Final]) -> None:
+        nonlocal unfinished
         for event in events:
+            unfinished = on_terminal and isinstance(event, Partial)
             if isinstance(event, Final):
                 write(Segment(event.start, event.end, event.text, event.words))
             elif on_terminal:
@@ -54,6 +57,8 @@ def listen(
         for block in counted():
             show(stream.accept_audio(block))
         show(stream.finish())
+        if unfinished:  # what it showed came to nothing
+            emit(CLEAR_LINE)
     return samples / transcriber.info.front_end.sample_rate
 
 

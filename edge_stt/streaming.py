@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
+from .audio import convert_samples
 from .decoding import LogProbs
 from .features import Floats, RunningNormaliser, StreamingLogMel
 from .recogniser import Transcriber, Word
@@ -52,7 +54,7 @@ class Final:
 
 
 class StreamingTranscriber:
-    """Takes 16 kHz mono audio in pieces of any size and gives events; shares the model of a `Transcriber`.
+    """Takes 16 kHz audio in pieces of any size and gives events; shares the model of a `Transcriber`.
 
     The events do not depend on the sizes of the pieces, but for which partials are seen on the way. Raises
     `PackageError` when the model has no streaming form.
@@ -80,9 +82,14 @@ class StreamingTranscriber:
         self._spoken = False
         self._shown = ""
 
-    def accept_audio(self, samples: Floats) -> list[Partial | Final]:
-        """Take float32 ``[n]`` samples; returns what they brought, nothing as often as not."""
-        self._pending = np.concatenate([self._pending, self._front_end.accept(samples)])
+    def accept_audio(self, samples: npt.ArrayLike) -> list[Partial | Final]:
+        """Take the next samples at 16 kHz; returns what they brought, nothing as often as not.
+
+        They are ``[n]`` or ``[n, channels]``, floats in -1..1 or integers; raises `AudioError` for anything else, and
+        for samples that are not finite.
+        """
+        frames = self._front_end.accept(convert_samples(samples, self._info.front_end.sample_rate))
+        self._pending = np.concatenate([self._pending, frames])
         events: list[Partial | Final] = []
         while len(self._pending) >= self._chunk:
             chunk, self._pending = self._pending[: self._chunk], self._pending[self._chunk :]

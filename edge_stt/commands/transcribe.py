@@ -5,31 +5,32 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ..audio import audio_duration, read_stdin
-from ..batch import Heard, Job, LoadOptions, Outcome, do_job, in_processes
+from ..audio import read_stdin
+from ..batch import Heard, Job, LoadOptions, Outcome, do_job, in_processes, warnings_as_lines
 from ..errors import AudioError, EdgeSttError, UsageError
 from ..features import Floats
-from ..inputs import Recording, find_recordings, output_paths
+from ..hotwords import DEFAULT_WEIGHT, MAX_WEIGHT
+from ..inputs import Recording, find_recordings
 from ..interrupts import Interrupted, Interrupts
 from ..live import NAME, can_show_partials, listen
 from ..outputs import WRITERS
+from ..progress import progress_bar
+from ..runs import OutputOptions, Run, plan
 
 STDIN = Path("-")
-Names = list[str]
 
 
 def transcribe(
     files: Annotated[list[Path], typer.Argument(help="Sound files, folders, patterns, or - for standard input.")],
     model: Annotated[Path | None, typer.Option(help="Model package; without it, the one that comes along.")] = None,
-    format: Annotated[Names | None, typer.Option(help=f"{', '.join(WRITERS)} (txt); repeat for several.")] = None,
+    format: Annotated[list[str] | None, typer.Option(help=f"{', '.join(WRITERS)} (txt); repeat for several.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     output_dir: Annotated[Path | None, typer.Option(help="Write files there, not to standard output.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Leave out what is already in --output-dir.")] = False,
@@ -41,7 +42,11 @@ def transcribe(
     beam_width: Annotated[int | None, typer.Option(min=1, help="Readings followed at once; more are slower.")] = None,
     lm_weight: Annotated[float | None, typer.Option(help="Weight of the language model.")] = None,
     word_insertion_bonus: Annotated[float | None, typer.Option(help="Added for each word: more gives more.")] = None,
-    hot_words: Annotated[Path | None, typer.Option(help="File of words to favour: phrase, tab, weight.")] = None,
+    hotword: Annotated[list[str] | None, typer.Option(help="Word or phrase to favour; repeat for several.")] = None,
+    hotword_file: Annotated[Path | None, typer.Option(help="File of them, one a line: phrase, tab, weight.")] = None,
+    hotword_weight: Annotated[
+        float | None, typer.Option(help=f"Weight of hot words that have none of their own ({DEFAULT_WEIGHT:g}).")
+    ] = None,
     rate: Annotated[int, typer.Option(min=1, help="Hz, of raw 16-bit PCM on standard input.")] = 16_000,
     channels: Annotated[int, typer.Option(min=1, help="Channels of raw PCM on standard input.")] = 1,
     timing: Annotated[bool, typer.Option("--timing", help="Say on stderr how long each file took.")] = False,
@@ -50,11 +55,9 @@ def transcribe(
 
     What fails is named at the end, and the exit code is then 1; everything else is done.
     """
-    formats = choose_formats(format, as_json, output_dir is not None)
-    if output_dir is None and (resume or overwrite or keep_suffix):
-        raise UsageError("--resume, --overwrite and --keep-suffix need --output-dir")
-    if resume and overwrite:
-        raise UsageError("--resume leaves what is there and --overwrite replaces it; give one of them")
+    formats = tuple(dict.fromkeys([*(format or []), *(["json"] if as_json else [])])) or ("txt",)
+    outputs = OutputOptions(formats, output_dir, resume, overwrite, keep_suffix)
+    _check_hotwords(hotword_weight, hotword, hotword_file)
     options = LoadOptions(
         os.fspath(model) if model else None,
         threads,
@@ -62,82 +65,45 @@ def transcribe(
         beam_width,
         lm_weight,
         word_insertion_bonus,
-        os.fspath(hot_words) if hot_words else None,
+        tuple(hotword or ()),
+        os.fspath(hotword_file) if hotword_file else None,
+        DEFAULT_WEIGHT if hotword_weight is None else hotword_weight,
     )
+    from_stdin = STDIN in files
+    if from_stdin and len(files) > 1:
+        raise UsageError("standard input (-) cannot be one of several; give it alone")
+    outputs.check()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     with Interrupts() as interrupts:
-        if STDIN in files:
-            if len(files) > 1:
-                raise UsageError("standard input (-) cannot be one of several; give it alone")
-            run = plan([Recording(Path(NAME), Path(NAME))], formats, output_dir, resume, overwrite, keep_suffix)
+        if from_stdin:
+            run = plan([Recording(Path(NAME), Path(NAME))], outputs)
             _transcribe_stdin(run, options, interrupts, (rate, channels))
         else:
             found = find_recordings(files)
-            run = plan(found.recordings, formats, output_dir, resume, overwrite, keep_suffix)
+            run = plan(found.recordings, outputs)
             run.failures += found.missing
             _complain(found.notes)
             _transcribe_files(run, options, interrupts, jobs, timing)
-    _finish(run)
+    if run.exit_code or sys.stderr.isatty():
+        _complain(run.summary())
+    raise typer.Exit(run.exit_code)
 
 
-@dataclass
-class Run:
-    """What is to be done, and how it went. ``refused`` is what need not be tried, by its place in ``jobs``."""
-
-    jobs: list[Job]
-    refused: dict[int, str]
-    to_files: bool
-    skipped: int = 0
-    done: int = 0
-    failures: list[str] = field(default_factory=list)
-    interrupted: Interrupted | None = None
-
-
-def choose_formats(formats: Names | None, as_json: bool, to_files: bool) -> Names:
-    """The formats asked for, each once; raises `UsageError` for unknown ones, and several on standard output."""
-    chosen = list(dict.fromkeys([*(formats or []), *(["json"] if as_json else [])])) or ["txt"]
-    for name in chosen:
-        if name not in WRITERS:
-            raise UsageError(f"unknown format {name!r}; choose of {', '.join(WRITERS)}")
-    if len(chosen) > 1 and not to_files:
-        raise UsageError("standard output takes one format; several need --output-dir")
-    return chosen
-
-
-def plan(
-    recordings: list[Recording],
-    formats: Names,
-    output_dir: Path | None,
-    resume: bool = False,
-    overwrite: bool = False,
-    keep_suffix: bool = False,
-) -> Run:
-    """What to do for each recording; raises `UsageError` for results that would be in each other's way."""
-    if output_dir is None:
-        if len(recordings) > 1 and not WRITERS[formats[0]].several:
-            raise UsageError(f"{formats[0]} of several recordings needs --output-dir")
-        return Run([Job(os.fspath(r.path), shown=formats[0]) for r in recordings], {}, False)
-    run = Run([], {}, True)
-    for recording, outputs in zip(recordings, output_paths(recordings, output_dir, formats, keep_suffix), strict=True):
-        there = {kind for kind, path in outputs.items() if os.path.lexists(path)}
-        if resume and len(there) == len(outputs):
-            run.skipped += 1
-            continue
-        wanted = {kind: os.fspath(path) for kind, path in outputs.items() if not resume or kind not in there}
-        job = Job(os.fspath(recording.path), wanted)
-        if there and not (resume or overwrite):
-            written = Job(os.fspath(outputs[min(there)])).name
-            run.refused[len(run.jobs)] = f"{job.name}: {written} exists; --overwrite replaces it, --resume leaves it"
-        run.jobs.append(job)
-    return run
+def _check_hotwords(weight: float | None, phrases: list[str] | None, file: Path | None) -> None:
+    if weight is None:
+        return
+    if not phrases and file is None:
+        raise UsageError("--hotword-weight needs --hotword or --hotword-file")
+    if not 0 < weight <= MAX_WEIGHT:
+        raise UsageError(f"--hotword-weight {weight:g} cannot be; give one above 0 and at most {MAX_WEIGHT:g}")
 
 
 def _transcribe_files(run: Run, options: LoadOptions, interrupts: Interrupts, processes: int, timing: bool) -> None:
     """Do the jobs of a run that need doing, and note what became of all."""
-    todo = [job for index, job in enumerate(run.jobs) if index not in run.refused]
+    todo = run.todo
     shows = sys.stderr.isatty() and (run.to_files or not sys.stdout.isatty()) and not timing
-    with _progress(todo, shows) as heard:
+    with progress_bar([job.path for job in todo], shows) as heard:
         if processes > 1 and len(todo) > 1:
             outcomes = in_processes(todo, options, processes, interrupts, heard)
         else:
@@ -151,11 +117,14 @@ def _transcribe_files(run: Run, options: LoadOptions, interrupts: Interrupts, pr
                     interrupts.check()
         except Interrupted as interrupted:
             run.interrupted = interrupted
+        except EdgeSttError:  # no model, standard output is full: nothing more can be done
+            _complain(run.failures)
+            raise
 
 
 def _in_this_process(
     jobs: list[Job], options: LoadOptions, interrupts: Interrupts, heard: Heard, alone: bool
-) -> Generator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Do jobs one after another; the text of a single one is written as it becomes certain."""
     if not jobs:
         return
@@ -168,7 +137,7 @@ def _in_this_process(
 
 def _transcribe_stdin(run: Run, options: LoadOptions, interrupts: Interrupts, raw_format: tuple[int, int]) -> None:
     """Standard input: an interrupt ends the recording, and what was said until then is written."""
-    if run.refused or not run.jobs:
+    if not run.todo:
         run.failures += run.refused.values()
         return
     if sys.stdin is None or sys.stdin.isatty():
@@ -183,7 +152,9 @@ def _transcribe_stdin(run: Run, options: LoadOptions, interrupts: Interrupts, ra
             run.interrupted = interrupted
 
     if job.shown is not None and WRITERS[job.shown].several:
-        listen(transcriber, recorded(), WRITERS[job.shown], _emit, can_show_partials(sys.stdout.isatty()))
+        with warnings_as_lines() as warnings:
+            listen(transcriber, recorded(), WRITERS[job.shown], _emit, can_show_partials(sys.stdout.isatty()))
+        _complain(warnings)
         run.done += 1
     else:
         _note(run, job, do_job(transcriber, job, interrupts, source=recorded()), timing=False)
@@ -206,27 +177,7 @@ def _note(run: Run, job: Job, outcome: Outcome, timing: bool) -> None:
         typer.echo(line, err=True)
 
 
-def _finish(run: Run) -> None:
-    """Say at the end what failed, and exit with 1 after failures, with 128 and the signal's number after a signal."""
-    _complain(run.failures)
-    total = len(run.jobs) + run.skipped
-    failed = f"{len(run.failures)} failed" if run.failures else ""
-    if run.interrupted is not None:
-        skipped = f"{run.skipped} were done before" if run.skipped else ""
-        again = "--resume goes on from here" if run.to_files else ""
-        said = ", ".join(filter(None, [f"{run.done} of {total} files done", failed, skipped, again]))
-        _complain([f"stopped by {run.interrupted}: {said}"])
-        raise typer.Exit(128 + run.interrupted.number)
-    if run.failures:
-        if total > 1:
-            _complain([f"{len(run.failures)} of {max(total, len(run.failures))} failed"])
-        raise typer.Exit(1)
-    if run.to_files and sys.stderr.isatty():
-        skipped = f", {run.skipped} were there before" if run.skipped else ""
-        _complain([f"{run.done} files transcribed{skipped}"])
-
-
-def _complain(lines: Any) -> None:
+def _complain(lines: Iterable[str]) -> None:
     for line in lines:
         typer.echo(f"edge-stt: {line}", err=True)
 
@@ -242,29 +193,3 @@ def _emit(text: str) -> None:
         with suppress(OSError):  # what is left in the buffer must not fail a second time when Python exits
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise EdgeSttError(f"cannot write to standard output: {error.strerror or error}") from error
-
-
-@contextmanager
-def _progress(jobs: list[Job], shows: bool) -> Iterator[Callable[[float], None]]:
-    """A bar of seconds of audio on stderr: how far, how fast, how long to go."""
-    if not shows or not jobs:
-        yield lambda seconds: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-    from rich.text import Text
-
-    class Speed(ProgressColumn):
-        """Seconds of audio a second."""
-
-        def render(self, task: Task) -> Text:
-            return Text(f"{task.speed:.0f} s of audio a second" if task.speed else "")
-
-    durations = [audio_duration(job.path) for job in jobs]
-    known = [seconds for seconds in durations if seconds is not None]
-    total = sum(known) / len(known) * len(durations) if known else None
-    done = TextColumn("{task.percentage:>3.0f} %") if total else TextColumn("{task.completed:.0f} s")
-    columns = (TextColumn("{task.description}"), BarColumn(), done, Speed(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as progress:
-        task = progress.add_task("Transcribing", total=total)
-        yield lambda seconds: progress.advance(task, seconds)
