@@ -5,31 +5,19 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
 
 from . import __version__
-from .commands import bench, decoder, doctor, lm, transcribe
 from .errors import EdgeSttError, UsageError
 
+COMMANDS = ("transcribe", "doctor", "bench", "lm", "decoder")  # each a module of `edge_stt.commands`
 WORKSTATION = {
     "train": "Train a model (on a workstation, from a checkout).",
     "convert": "Convert a trained model to a package (on a workstation, from a checkout).",
 }
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help="Speech-to-text that you own: transcribe on the device, train and convert on a workstation.",
-)
-app.command("transcribe")(transcribe.transcribe)
-app.command("doctor")(doctor.doctor)
-app.command("bench")(bench.bench)
-app.add_typer(lm.app, name="lm")
-app.add_typer(decoder.app, name="decoder")
 
 
 def _version(value: bool) -> None:
@@ -38,7 +26,6 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
@@ -63,23 +50,37 @@ def _workstation_command(name: str) -> typer.Typer:
     return command
 
 
-def _add_placeholders() -> None:
-    """List the workstation commands in --help without importing them."""
-    for name, text in WORKSTATION.items():
+def build_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
+    """The app with these commands. A module holds a function of the command's name, or an ``app`` of subcommands."""
+    app = typer.Typer(
+        no_args_is_help=True,
+        add_completion=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        help="Speech-to-text that you own: transcribe on the device, train and convert on a workstation.",
+    )
+    app.callback()(_options)
+    for name in names:
+        module = importlib.import_module(f".commands.{name}", __package__)
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=name)
+        else:
+            app.command(name)(getattr(module, name))
+    for name, text in WORKSTATION.items():  # listed in --help, not imported
         app.command(name, help=text)(lambda: None)
-
-
-_add_placeholders()
+    return app
 
 
 def main() -> None:
     """Entry point of the ``edge-stt`` command."""
     try:
         arguments = sys.argv[1:]
-        if arguments and arguments[0] in WORKSTATION:
+        if arguments and arguments[0] in COMMANDS:
+            build_app([arguments[0]])(prog_name="edge-stt")  # importing the others would take a tenth of a second
+        elif arguments and arguments[0] in WORKSTATION:
             _workstation_command(arguments[0])(arguments[1:], prog_name=f"edge-stt {arguments[0]}")
         else:
-            app(prog_name="edge-stt")
+            build_app()(prog_name="edge-stt")
     except UsageError as error:
         typer.echo(f"edge-stt: {error}", err=True)
         sys.exit(2)

@@ -14,7 +14,7 @@ import pytest
 import typer.main
 
 from edge_stt.audio import read_audio
-from edge_stt.cli import WORKSTATION, app
+from edge_stt.cli import WORKSTATION, build_app
 
 from .conftest import DATA, ROOT
 
@@ -45,7 +45,7 @@ def test_the_command_exists(page: str, line: str) -> None:
 
 def _parse(arguments: list[str]) -> None:
     """Let click parse the arguments without running anything; it exits for an unknown option or command."""
-    group = typer.main.get_command(app)
+    group = typer.main.get_command(build_app())
     if arguments[0] in WORKSTATION:
         if importlib.util.find_spec("tensorflow") is None:
             pytest.skip("needs TensorFlow: pip install -e '.[train]'")
