@@ -121,6 +121,21 @@ class BeamDecoder:
         """The best hypothesis so far, settled words included; it may yet change."""
         return self._complete(state, trace(self._endings(state, False), 1, self.config.confidence))[0]
 
+    def stable_words(self, state: BeamState) -> int:
+        """How many words, from the first, all prefixes of the beam agree on: no later frame can change them."""
+        places: dict[int, int] = {}
+        word, count = state.beam[0].word, 0
+        while word is not None:
+            places[word.key] = count
+            word, count = word.previous, count + 1
+        after = 0  # words of the first prefix that some other has not
+        for prefix in state.beam[1:]:
+            word = prefix.word
+            while word is not None and word.key not in places:
+                word = word.previous
+            after = max(after, count if word is None else places[word.key])
+        return sum(len(part.words) for part in state.settled) + count - after
+
     def finish(self, state: BeamState, n_best: int = 1) -> list[Hypothesis]:
         """The utterance is over: up to ``n_best`` hypotheses with different texts, the best first."""
         if n_best < 1:

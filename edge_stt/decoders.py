@@ -19,7 +19,7 @@ from .lexicon import Lexicon
 from .lm import LanguageModel
 from .package import ModelPackage
 from .pronunciation import Pronouncer
-from .units import UnitSet
+from .units import SEPARATOR, UnitSet
 
 LEXICON_FILE, LM_FILE, PRONUNCIATION_FILE = "lexicon.bin", "words.lm", "pronunciations.bin"
 
@@ -37,6 +37,10 @@ class Decoder(Protocol):
 
     def best(self, state: Any) -> Hypothesis:
         """The best reading so far."""
+        ...
+
+    def stable_words(self, state: Any) -> int:
+        """How many words, from the first, will be the same in every later result."""
         ...
 
     def finish(self, state: Any, n_best: int = 1) -> list[Hypothesis]:
@@ -62,6 +66,12 @@ class GreedyDecoder:
         """The best path through all pieces."""
         nothing = np.empty((0, len(self.units)), np.float32)
         return greedy(np.concatenate([nothing, *state]), self.units)
+
+    def stable_words(self, state: tuple[LogProbs, ...]) -> int:
+        """All words but the one that may go on."""
+        best = self.best(state)
+        ended = not best.tokens or best.tokens[-1].unit == SEPARATOR
+        return len(best.words) - (0 if ended else 1)
 
     def finish(self, state: tuple[LogProbs, ...], n_best: int = 1) -> list[Hypothesis]:
         """The same, alone in a list: greedy decoding has no second best."""
@@ -90,6 +100,10 @@ class WithoutPriors:
     def best(self, state: Any) -> Hypothesis:
         """As the inner decoder."""
         return self.decoder.best(state)
+
+    def stable_words(self, state: Any) -> int:
+        """As the inner decoder."""
+        return self.decoder.stable_words(state)
 
     def finish(self, state: Any, n_best: int = 1) -> list[Hypothesis]:
         """As the inner decoder."""

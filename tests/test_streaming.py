@@ -9,7 +9,8 @@ import pytest
 
 import edge_stt
 from edge_stt.audio import read_audio
-from edge_stt.streaming import EndpointConfig, Final, Partial, StreamingTranscriber
+from edge_stt.endpointing import PRESETS
+from edge_stt.streaming import EndpointConfig, Final, GateConfig, Partial, StreamingTranscriber
 
 from .conftest import DEMO
 
@@ -28,6 +29,12 @@ def speech() -> np.ndarray:
 
 def events(transcriber: edge_stt.Transcriber, audio: np.ndarray, size: int) -> list[Partial | Final]:
     stream = StreamingTranscriber(transcriber)
+    out = [e for start in range(0, len(audio), size) for e in stream.accept_audio(audio[start : start + size])]
+    return out + stream.finish()
+
+
+def gated(transcriber: edge_stt.Transcriber, audio: np.ndarray, size: int, **endpoint: float) -> list[Partial | Final]:
+    stream = StreamingTranscriber(transcriber, EndpointConfig(**endpoint), GateConfig())
     out = [e for start in range(0, len(audio), size) for e in stream.accept_audio(audio[start : start + size])]
     return out + stream.finish()
 
@@ -81,3 +88,69 @@ def test_no_audio_gives_nothing(transcriber: edge_stt.Transcriber) -> None:
     stream = StreamingTranscriber(transcriber)
     assert stream.accept_audio(np.empty(0, np.float32)) == []
     assert stream.finish() == []
+
+
+@pytest.fixture(scope="module")
+def spoken_twice(speech: np.ndarray) -> np.ndarray:
+    """Speech after four seconds of a quiet room, and again after four more."""
+    room = np.concatenate([SILENCE, SILENCE])
+    return np.concatenate([room, speech, room, speech, room])
+
+
+def test_with_a_gate_finals_do_not_depend_on_the_pieces(
+    transcriber: edge_stt.Transcriber, spoken_twice: np.ndarray
+) -> None:
+    whole = finals(gated(transcriber, spoken_twice, len(spoken_twice)))
+    assert len(whole) >= 2
+    assert finals(gated(transcriber, spoken_twice, 1_111)) == whole
+
+
+def test_the_gate_leaves_words_whole(transcriber: edge_stt.Transcriber, spoken_twice: np.ndarray) -> None:
+    jiwer = pytest.importorskip("jiwer", reason="needs the bench extra")
+    without = " ".join(event.text for event in finals(events(transcriber, spoken_twice, 1_600)))
+    with_gate = " ".join(event.text for event in finals(gated(transcriber, spoken_twice, 1_600)))
+    assert jiwer.wer(without, with_gate) < 0.2
+
+
+def test_the_network_sleeps_while_it_is_quiet(transcriber: edge_stt.Transcriber, speech: np.ndarray) -> None:
+    stream = StreamingTranscriber(transcriber, gate=GateConfig())
+    fan = np.random.default_rng(1).normal(0, 0.01, 160_000).astype(np.float32)
+    asleep = []
+    for start in range(0, len(fan), 1_600):
+        assert stream.accept_audio(fan[start : start + 1_600]) == []
+        asleep.append(stream.asleep)
+    assert all(asleep[50:])  # five seconds after it was turned on, a fan is silence
+    stream.accept_audio(speech + fan[: len(speech)])
+    assert not stream.asleep
+    assert stream.speaking
+
+
+def test_the_gate_ends_utterances_sooner(transcriber: edge_stt.Transcriber, spoken_twice: np.ndarray) -> None:
+    def delay(found: list[Partial | Final]) -> float:
+        first = next(event for event in finals(found) if event.reason == "pause")
+        return first.heard - first.words[-1].end
+
+    without = delay(events(transcriber, spoken_twice, 1_600))
+    with_gate = delay(gated(transcriber, spoken_twice, 1_600))
+    assert 0.7 < with_gate < without - 0.1
+
+
+@pytest.mark.parametrize("decoder", ["greedy", "lexicon"])
+def test_stable_words_stay(speech: np.ndarray, decoder: str) -> None:
+    found = events(edge_stt.load_model(decoder=decoder), speech, 1_600)
+    partials = [event for event in found if isinstance(event, Partial)]
+    (last,) = [event.text.split() for event in finals(found)]
+    assert max(event.stable for event in partials) >= 5
+    for event in partials:
+        assert last[: event.stable] == event.text.split()[: event.stable]
+
+
+def test_shortest_keeps_an_utterance_open(transcriber: edge_stt.Transcriber, spoken_twice: np.ndarray) -> None:
+    assert len(finals(gated(transcriber, spoken_twice, 1_600, shortest=16.0, longest=30.0))) == 1
+
+
+def test_every_preset_ends_later_the_longer_it_waits() -> None:
+    waits = [PRESETS[name].silence_needed(2.0) for name in ("aggressive", "default", "relaxed")]
+    assert waits == sorted(waits)
+    for preset in PRESETS.values():
+        assert preset.silence_needed(preset.longest) == pytest.approx(preset.shortest_pause)

@@ -1,0 +1,121 @@
+"""When somebody speaks and when they have ended: an energy gate that learns the noise, and rules for the end.
+
+The gate is cheap (about 25 small sums a second) and decides when the network runs at all; the network's own blanks and
+the gate together decide when an utterance is over.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from .features import Floats, FrontEndConfig
+from .settings import setting
+
+
+@dataclass(frozen=True)
+class EndpointConfig:
+    """When an utterance ends, in seconds: after ``trailing_silence`` without a unit, and at ``longest`` in any case.
+
+    From half of ``longest`` on, less and less silence is enough, down to ``shortest_pause``, so that a long utterance
+    ends between words rather than in one. Silence ends nothing that is shorter than ``shortest``. After ``idle``
+    without any unit the utterance begins anew, with the last ``kept`` of the audio, lest the first words after a long
+    silence meet the end at ``longest``.
+    """
+
+    trailing_silence: float = 0.8
+    shortest_pause: float = 0.16
+    shortest: float = 0.0
+    longest: float = 24.0
+    idle: float = 4.0
+    kept: float = 1.0
+
+    def silence_needed(self, length: float) -> float:
+        """Seconds without a unit that end an utterance which is ``length`` seconds long."""
+        if length < self.shortest:
+            return float("inf")
+        late = min(1.0, max(0.0, 2.0 * length / self.longest - 1.0))
+        return self.trailing_silence + late * min(0.0, self.shortest_pause - self.trailing_silence)
+
+
+PRESETS = {
+    "aggressive": EndpointConfig(trailing_silence=0.5, longest=15.0),
+    "default": EndpointConfig(trailing_silence=1.0, longest=24.0),
+    "relaxed": EndpointConfig(trailing_silence=1.6, longest=40.0),
+}
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """When sound counts as possible speech. Levels are mean nats of log-mel above the noise, times are in seconds.
+
+    The noise of each mel bin is followed by an expectile: it falls with ``fall`` of the difference each step, and
+    rises with ``rise``, or ``rise_in_speech`` while words are heard; so a fan that is turned on is noise after a few
+    seconds, and a long sentence is not. The gate opens above ``opens`` and closes after ``hangover`` below ``closes``.
+    Utterances begin ``pre_roll`` before the gate opened, so that first words are whole.
+    """
+
+    opens: float = setting(0.8, "Level above the noise, in nats, that opens the gate.", "--gate-opens", low=0.0)
+    closes: float = setting(0.6, "Level above the noise that still counts as sound.", "--gate-closes", low=0.0)
+    hangover: float = setting(0.6, "Seconds below that level that close the gate.", low=0.0, high=60.0)
+    pre_roll: float = setting(0.6, "Seconds heard before the gate opened that are recognised too.", low=0.0, high=10.0)
+    fall: float = setting(0.25, "How fast the idea of the noise falls, per 40 ms.", "--noise-fall", low=0.0, high=1.0)
+    rise: float = setting(0.04, "How fast it rises.", "--noise-rise", low=0.0, high=1.0)
+    rise_in_speech: float = setting(0.002, "How fast it rises in speech.", "--noise-rise-in-speech", low=0.0, high=1.0)
+
+
+STEP = 4  # log-mel frames that are judged together
+SMOOTHING = 3  # steps the level is averaged over
+
+
+class EnergyGate:
+    """Judges log-mel frames in order, whatever the sizes of the pieces, in steps of `STEP` frames.
+
+    ``open``: speech is possible. ``quiet``: seconds of the newest steps in a row that were below ``closes``. The noise
+    starts out as that of digital silence: what comes first counts as sound until it has gone on for a while.
+    """
+
+    def __init__(self, config: GateConfig, front_end: FrontEndConfig) -> None:
+        self.config = config
+        self.open = False
+        self.level = 0.0
+        self.quiet = 0.0
+        self._step_seconds = STEP / front_end.frames_per_second
+        self._noise = np.full(front_end.n_mels, math.log(front_end.log_floor), np.float32)
+        self._rest: list[Floats] = []
+        self._waiting = 0
+        self._recent = [0.0] * SMOOTHING
+
+    def accept(self, frames: Floats, speaking: bool) -> None:
+        """Judge further frames, float32 ``[n, n_mels]``; ``speaking``: the network hears words just now."""
+        if not len(frames):
+            return
+        self._rest.append(frames)
+        self._waiting += len(frames)
+        if self._waiting < STEP:
+            return
+        waiting = np.concatenate(self._rest)
+        whole = len(waiting) - len(waiting) % STEP
+        steps = waiting[:whole].reshape(-1, STEP, waiting.shape[1]).mean(axis=1)
+        self._rest, self._waiting = [waiting[whole:].copy()], len(waiting) - whole
+        for step in steps:
+            self._judge(step, speaking)
+
+    def _judge(self, step: Floats, speaking: bool) -> None:
+        config = self.config
+        excess = step - self._noise
+        above = np.maximum(excess, 0.0)
+        self._recent = [*self._recent[1:], float(above.mean())]
+        self.level = sum(self._recent) / SMOOTHING
+        rise = config.rise_in_speech if speaking else config.rise
+        self._noise += np.float32(rise) * above + np.float32(config.fall) * np.minimum(excess, 0.0)
+        if self.level < config.closes:
+            self.quiet += self._step_seconds
+            if self.quiet >= config.hangover - 1e-9:
+                self.open = False
+        else:
+            self.quiet = 0.0
+            if self.level >= config.opens:
+                self.open = True
