@@ -127,7 +127,7 @@ class FinalEvent(Event):
     delay: float = 0.0
     compute: float = 0.0
     intent: str | None = None
-    slots: dict[str, str] = field(default_factory=dict)
+    slots: dict[str, str | int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
 import queue
+import shutil
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 
-from .events import Event, FinalEvent
+from .errors import EdgeSttError
+from .events import Event, FinalEvent, ListeningEvent, WaitingEvent
+from .settings import setting
+from .unix_socket import listen_on, remove
 
 logger = logging.getLogger(__name__)
 
@@ -91,3 +103,221 @@ class QueuedSink:
                     time.sleep(0.01)
         finally:
             self.teardown()
+
+
+class StdoutSink(QueuedSink):
+    """Events on standard output: ``json``, one line each; or ``text``, each final's words on a line."""
+
+    name = "standard output"
+
+    def __init__(self, form: str, gone: Callable[[], None] = lambda: None) -> None:
+        """``gone`` is called once when nobody reads any more."""
+        super().__init__()
+        self._json, self._gone, self._broken = form == "json", gone, False
+
+    def accept(self, event: Event) -> None:
+        """As text only finals are of interest."""
+        if self._json or isinstance(event, FinalEvent):
+            super().accept(event)
+
+    def deliver(self, event: Event) -> None:
+        """Write a line, at once."""
+        if self._broken:
+            return
+        line = event.to_json() if self._json else getattr(event, "text", "")
+        try:
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+        except OSError as error:
+            self._broken = True
+            with suppress(OSError):  # what is left in the buffer must not fail again when Python exits
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if not isinstance(error, BrokenPipeError):
+                logger.error("%s: %s", self.name, error.strerror or error)
+            self._gone()
+
+
+@dataclass(frozen=True)
+class ExecConfig:
+    """The command that is run for each final."""
+
+    command: tuple[str, ...] = setting((), "Command run for each final, the event on its standard input.", "--exec")
+    timeout: float = setting(30.0, "Seconds after which it is killed.", "--exec-timeout", low=0.1, high=86_400.0)
+    concurrency: int = setting(2, "How many may run at once; more finals wait.", "--exec-concurrency", low=1, high=64)
+
+
+class ExecSink:
+    """Runs a command for each final: JSON on its standard input, the text in ``EDGE_STT_TEXT`` too. No shell.
+
+    Its output goes to the daemon's stderr, which under systemd is the journal. After ``timeout`` it is killed, with
+    all processes of its group. When too many finals wait, the newest are lost.
+    """
+
+    name = "exec"
+
+    def __init__(self, config: ExecConfig) -> None:
+        self.config = config
+        self._queue: queue.Queue[Event] = queue.Queue(100)
+        self._workers = [_ExecWorker(config, i, self._queue) for i in range(config.concurrency)]
+        self._lost = 0
+
+    @property
+    def lost(self) -> int:
+        """Finals for which nothing was run."""
+        return self._lost + sum(worker.lost for worker in self._workers)
+
+    def open(self) -> None:
+        """Start the workers; raises `EdgeSttError` when there is no such command."""
+        command = self.config.command[0]
+        if shutil.which(command) is None:
+            raise EdgeSttError(f"exec: {command!r} is no command that can be run; give its whole path")
+        for worker in self._workers:
+            worker.open()
+
+    def accept(self, event: Event) -> None:
+        """Queue a final."""
+        if isinstance(event, FinalEvent):
+            try:
+                self._queue.put_nowait(event)
+            except queue.Full:
+                self._lost += 1
+
+    def close(self, timeout: float) -> None:
+        """Wait for commands that run, and kill those that run too long."""
+        end = time.monotonic() + timeout
+        for worker in self._workers:
+            worker.close(max(0.0, end - time.monotonic()))
+            worker.kill()
+
+
+class _ExecWorker(QueuedSink):
+    """One command at a time, from a queue that all workers share."""
+
+    def __init__(self, config: ExecConfig, number: int, shared: queue.Queue[Event]) -> None:
+        super().__init__()
+        self.name = f"exec {number}"
+        self.config, self._queue = config, shared
+        self._running: subprocess.Popen[bytes] | None = None
+
+    def deliver(self, event: Event) -> None:
+        """Run the command to its end, or to its time's."""
+        command = self.config.command
+        environment = {**os.environ, "EDGE_STT_TEXT": getattr(event, "text", "")}
+        environment.pop("NOTIFY_SOCKET", None)  # it is not for a child to speak for the daemon
+        process = self._running = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=2, start_new_session=True, env=environment
+        )
+        try:
+            process.communicate(event.to_json().encode() + b"\n", timeout=self.config.timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            process.communicate()
+            self.lost += 1
+            logger.warning("exec: %s ran longer than %g s and was killed", command[0], self.config.timeout)
+            return
+        finally:
+            self._running = None
+        if process.returncode:
+            logger.warning("exec: %s exited with %d", command[0], process.returncode)
+
+    def kill(self) -> None:
+        """Kill what runs, with its children."""
+        process = self._running
+        if process is not None and process.poll() is None:
+            with suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+CLIENT_BYTES = 1 << 18  # that may wait for a client before it is dropped
+MAX_CLIENTS = 64
+
+
+class SocketSink(QueuedSink):
+    """JSON lines for any number of clients of a Unix socket. Who does not read is dropped; what they send is ignored.
+
+    Whoever connects is first told whether the daemon listens or waits for its microphone.
+    """
+
+    name = "socket"
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+        self.dropped = 0
+        self._server: socket.socket | None = None
+        self._clients: dict[socket.socket, bytearray] = {}  # and what waits to be sent to them
+        self._state = b""
+
+    def open(self) -> None:
+        """Listen; raises `EdgeSttError` when the path is in use."""
+        self._server = listen_on(self.path)
+        self._server.setblocking(False)
+        super().open()
+
+    @property
+    def clients(self) -> int:
+        """How many are connected."""
+        return len(self._clients)
+
+    def deliver(self, event: Event) -> None:
+        """Send to all, whoever is ready."""
+        self.idle()
+        line = event.to_json().encode() + b"\n"
+        if isinstance(event, ListeningEvent | WaitingEvent):
+            self._state = line
+        for client in list(self._clients):
+            self._clients[client].extend(line)
+            self._send(client)
+
+    def idle(self) -> None:
+        """Take new clients, send on to slow ones, let go of those that went."""
+        self._welcome()
+        for client in list(self._clients):
+            try:
+                while client.recv(65_536):
+                    pass
+                self._drop(client)
+            except BlockingIOError:
+                self._send(client)
+            except OSError:
+                self._drop(client)
+
+    def teardown(self) -> None:
+        """Close everything and remove the file."""
+        for client in list(self._clients):
+            self._drop(client)
+        if self._server is not None:
+            self._server.close()
+            remove(self.path)
+
+    def _welcome(self) -> None:
+        assert self._server is not None
+        with suppress(OSError):
+            while True:
+                client, _ = self._server.accept()
+                if len(self._clients) >= MAX_CLIENTS:
+                    client.close()
+                    continue
+                client.setblocking(False)
+                self._clients[client] = bytearray(self._state)
+
+    def _send(self, client: socket.socket) -> None:
+        waiting = self._clients.get(client)
+        if not waiting:
+            return
+        try:
+            sent = client.send(waiting)
+            del waiting[:sent]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._drop(client)
+            return
+        if len(waiting) > CLIENT_BYTES:
+            self.dropped += 1
+            logger.warning("socket: a client that does not read was dropped")
+            self._drop(client)
+
+    def _drop(self, client: socket.socket) -> None:
+        self._clients.pop(client, None)
+        client.close()
