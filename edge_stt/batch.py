@@ -25,6 +25,7 @@ from .decoders import choose
 from .errors import EdgeSttError, UsageError
 from .features import Floats
 from .files import write_atomically
+from .grammar import Grammar
 from .hotwords import DEFAULT_WEIGHT, HotWords
 from .interrupts import Interrupted, Interrupts
 from .outputs import WRITERS
@@ -48,18 +49,23 @@ class LoadOptions:
     hotwords: tuple[str, ...] = ()
     hotword_file: str | None = None
     hotword_weight: float = DEFAULT_WEIGHT
+    phrases: str | None = None
 
     def load(self) -> Transcriber:
         """The transcriber; raises `EdgeSttError` for what is not there or cannot be."""
         package = ModelPackage.load(self.model or default_model())
-        config = choose(package, self.decoder, self.beam_width)
+        phrases = Grammar.from_file(Path(self.phrases)) if self.phrases else None
+        if phrases is not None and (self.decoder or self.beam_width) is not None:
+            option = "--decoder" if self.decoder is not None else "--beam-width"
+            raise UsageError(f"--phrases has a decoder of its own; leave out {option}")
+        config = choose(package, "phrases" if phrases is not None else self.decoder, self.beam_width)
         weights = {"lm_weight": self.lm_weight, "word_insertion_bonus": self.word_insertion_bonus}
         given: dict[str, Any] = {name: value for name, value in weights.items() if value is not None}
         if given and config.decoder != "lexicon":
             option = "--" + next(iter(given)).replace("_", "-")
             raise UsageError(f"{option} weighs a language model, which the decoder {config.decoder} does not use")
         config = replace(config, beam=replace(config.beam, **given))
-        return Transcriber(package, self.threads, decoding=config, hot_words=self._hot_words())
+        return Transcriber(package, self.threads, decoding=config, hot_words=self._hot_words(), phrases=phrases)
 
     def _hot_words(self) -> HotWords | None:
         """Those named one by one and those of the file."""

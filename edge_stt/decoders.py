@@ -1,4 +1,4 @@
-"""The decoders of a model package, by name: ``greedy``, ``beam`` and ``lexicon``.
+"""The decoders of a model package, by name: ``greedy``, ``beam``, ``lexicon`` and ``phrases``.
 
 All have one surface, `Decoder`: state in, frames in, state out, so that files and streams are decoded alike.
 """
@@ -11,13 +11,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .acceptor import Speller
 from .beam import BeamConfig, BeamDecoder
 from .decoding import Hypothesis, LogProbs, greedy
 from .errors import DecodingError
+from .grammar import Grammar
 from .hotwords import HotWords
 from .lexicon import Lexicon
 from .lm import LanguageModel
 from .package import ModelPackage
+from .phrases import PhraseConfig, PhraseDecoder
 from .pronunciation import Pronouncer
 from .units import SEPARATOR, UnitSet
 
@@ -115,8 +118,9 @@ class DecodingConfig:
     """How a package is decoded: what ``decoding`` in its ``model.json`` says, tuned by `edge-stt decoder tune`.
 
     ``decoder`` is ``greedy`` (one head, no search), ``beam`` (search without words) or ``lexicon`` (search through the
-    package's lexicon and language model); ``head`` is the head it decodes. ``log_priors`` are how often the model says
-    each unit of that head, and ``prior_weight`` how much of that the lexicon decoder takes off.
+    package's lexicon and language model) or ``phrases`` (search through a grammar); ``head`` is the head it decodes.
+    ``log_priors`` are how often the model says each unit of that head, and ``prior_weight`` how much of that the
+    lexicon decoder takes off.
     """
 
     decoder: str = "greedy"
@@ -124,6 +128,7 @@ class DecodingConfig:
     prior_weight: float = 0.0
     log_priors: tuple[float, ...] = ()
     beam: BeamConfig = field(default_factory=BeamConfig)
+    phrases: PhraseConfig = field(default_factory=PhraseConfig)
 
     @classmethod
     def of(cls, package: ModelPackage) -> DecodingConfig:
@@ -133,15 +138,19 @@ class DecodingConfig:
             return cls(head=package.info.default_head)
         known = {f.name for f in fields(BeamConfig)} - {"confidence"}
         beam = dict(data.pop("beam", {}))
-        if unknown := sorted(set(beam) - known) or sorted(set(data) - {f.name for f in fields(cls)}):
+        phrases = dict(data.pop("phrases", {}))
+        known |= {f.name for f in fields(PhraseConfig)}
+        if unknown := sorted({*beam, *phrases} - known) or sorted(set(data) - {f.name for f in fields(cls)}):
             raise DecodingError(f"the package's decoding settings have {unknown[0]!r}: update edge-stt")
         log_priors = tuple(data.pop("log_priors", ()))
-        return cls(**data, log_priors=log_priors, beam=BeamConfig(**beam))
+        return cls(**data, log_priors=log_priors, beam=BeamConfig(**beam), phrases=PhraseConfig(**phrases))
 
     def to_data(self) -> dict[str, Any]:
         """Plain data for ``model.json``: what differs from the defaults."""
         beam = {k: v for k, v in asdict(self.beam).items() if k != "confidence" and v != getattr(BeamConfig(), k)}
-        return {**asdict(self), "log_priors": [round(x, 4) for x in self.log_priors], "beam": beam}
+        data = {**asdict(self), "log_priors": [round(x, 4) for x in self.log_priors], "beam": beam}
+        phrases = {k: v for k, v in data.pop("phrases").items() if v != getattr(PhraseConfig(), k)}
+        return {**data, "phrases": phrases} if phrases else data
 
 
 def choose(package: ModelPackage, decoder: str | None = None, beam_width: int | None = None) -> DecodingConfig:
@@ -153,6 +162,8 @@ def choose(package: ModelPackage, decoder: str | None = None, beam_width: int | 
         config = replace(config, decoder="beam", head=package.info.default_head)
     elif decoder == "lexicon":
         config = replace(config, decoder="lexicon")
+    elif decoder == "phrases":
+        config = replace(config, decoder="phrases", head=_phrase_head(package, config))
     elif decoder is not None:
         raise DecodingError(f"unknown decoder {decoder!r}; choose greedy, beam or lexicon")
     if config.head not in package.info.heads:
@@ -162,9 +173,27 @@ def choose(package: ModelPackage, decoder: str | None = None, beam_width: int | 
     return config
 
 
-def build_decoder(package: ModelPackage, config: DecodingConfig, hot_words: HotWords | None = None) -> Decoder:
+def _phrase_head(package: ModelPackage, config: DecodingConfig) -> str:
+    """Phonemes where words can be pronounced, else characters."""
+    if config.decoder == "lexicon":
+        return config.head
+    pronounced = PRONUNCIATION_FILE in package.files
+    phonemes = [head for head, units in package.info.heads.items() if pronounced and units.kind == "phonemes"]
+    return (phonemes or [package.info.default_head])[0]
+
+
+def build_decoder(
+    package: ModelPackage, config: DecodingConfig, hot_words: HotWords | None = None, phrases: Grammar | None = None
+) -> Decoder:
     """The decoder for a package's log-probabilities of ``config.head``."""
     units = package.info.heads[config.head]
+    if (phrases is not None) != (config.decoder == "phrases"):
+        raise DecodingError("phrases are for the decoder 'phrases', and it for them")
+    if phrases is not None:
+        if hot_words is not None:
+            raise DecodingError("hot words make nothing likelier where only phrases can be said; leave one of them out")
+        rate = package.info.front_end.frames_per_second / package.info.stride
+        return PhraseDecoder(phrases, _speller(package, units), config.phrases, rate)
     if config.decoder == "greedy":
         if hot_words is not None:
             raise DecodingError("greedy decoding cannot favour hot words; choose the decoder beam or lexicon")
@@ -175,12 +204,23 @@ def build_decoder(package: ModelPackage, config: DecodingConfig, hot_words: HotW
         raise DecodingError(f"{package.path} has no lexicon; choose the decoder greedy or beam")
     lm = LanguageModel.load(package.file(LM_FILE)) if LM_FILE in package.files else None
     lexicon = Lexicon.load(package.file(LEXICON_FILE))
-    pronouncer = None
-    if hot_words is not None and PRONUNCIATION_FILE in package.files:
-        pronouncer = Pronouncer.load(package.file(PRONUNCIATION_FILE))
+    pronouncer = _pronouncer(package) if hot_words is not None else None
     decoder = BeamDecoder(units, config.beam, lexicon, lm, hot_words, pronouncer)
     if not config.prior_weight:
         return decoder
     if len(config.log_priors) != len(units):
         raise DecodingError(f"prior_weight needs a prior for each of the {len(units)} units of {config.head!r}")
     return WithoutPriors(decoder, config.log_priors, config.prior_weight)
+
+
+def _pronouncer(package: ModelPackage) -> Pronouncer | None:
+    """What pronounces words that the package's lexicon has not got."""
+    return Pronouncer.load(package.file(PRONUNCIATION_FILE)) if PRONUNCIATION_FILE in package.files else None
+
+
+def _speller(package: ModelPackage, units: UnitSet) -> Speller:
+    """What writes words in the units of a head."""
+    if units.kind == "characters":
+        return Speller(units)
+    lexicon = Lexicon.load(package.file(LEXICON_FILE)) if LEXICON_FILE in package.files else None
+    return Speller(units, lexicon, _pronouncer(package))

@@ -37,12 +37,32 @@ class DecodedWord:
 
 
 @dataclass(frozen=True)
+class Phrase:
+    """One phrase of a grammar that was said, or one that came nearest: ``accepted`` says which.
+
+    Output frames ``[start, end)``; ``score`` is a probability in 0..1, ``slots`` what was said in the named places.
+    """
+
+    text: str
+    start: int
+    end: int
+    score: float
+    accepted: bool
+    slots: dict[str, str | int]
+
+
+@dataclass(frozen=True)
 class Hypothesis:
-    """One reading of an utterance. ``score`` is the total natural log score the decoder ranked it by."""
+    """One reading of an utterance. ``score`` is the total natural log score the decoder ranked it by.
+
+    ``phrases``: where only phrases can be said, what was heard between the pauses, rejected phrases too; their words
+    are not among the ``words``.
+    """
 
     words: tuple[DecodedWord, ...]
     score: float
     tokens: tuple[DecodedToken, ...] = ()
+    phrases: tuple[Phrase, ...] = ()
 
     @property
     def text(self) -> str:

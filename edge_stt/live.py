@@ -45,7 +45,7 @@ def listen(
         for event in events:
             unfinished = on_terminal and isinstance(event, Partial)
             if isinstance(event, Final):
-                write(Segment(event.start, event.end, event.text, event.words))
+                write(Segment(event.start, event.end, event.text, event.words, event.score, event.slots))
             elif on_terminal:
                 emit(CLEAR_LINE + end_of(event.text, shutil.get_terminal_size().columns - 1))
 

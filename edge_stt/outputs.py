@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import PurePath
 from typing import Protocol
 
@@ -41,7 +40,7 @@ class WriteJson:
     """Everything that is known, one object on one line: ``file``, ``text``, ``duration`` and ``segments``.
 
     A segment is one utterance with ``start``, ``end``, ``text`` and ``words``; a word has ``text``, ``start``, ``end``
-    and ``confidence``. Times are in seconds.
+    and ``confidence``. Times are in seconds. A phrase of a grammar has ``score`` and ``slots`` too.
     """
 
     suffix, several = ".json", True
@@ -51,7 +50,7 @@ class WriteJson:
         head = {"file": name, "text": transcript.text, "duration": transcript.duration}
         yield json.dumps(head, ensure_ascii=False)[:-1] + ', "segments": ['
         for index, segment in enumerate(transcript.segments):
-            yield (", " if index else "") + json.dumps(asdict(segment), ensure_ascii=False)
+            yield (", " if index else "") + json.dumps(segment.to_dict(), ensure_ascii=False)
         yield "]}\n"
 
 

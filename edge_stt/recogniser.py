@@ -17,8 +17,9 @@ import numpy.typing as npt
 from .audio import convert_samples, stream_audio
 from .decoders import DecodingConfig, build_decoder, choose
 from .decoding import Hypothesis
-from .errors import PackageError
+from .errors import DecodingError, PackageError
 from .features import Floats, StreamingLogMel, normalise_utterance
+from .grammar import Grammar, SlotValue
 from .hotwords import HotWords
 from .interpreter import AcousticModel
 from .package import ModelPackage
@@ -39,12 +40,22 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One utterance: words between two pauses; ``start`` of the first and ``end`` of the last, in seconds."""
+    """One utterance: words between two pauses; ``start`` of the first and ``end`` of the last, in seconds.
+
+    Of a phrase, where only phrases can be said: the ``score`` in 0..1 that it was said, and what stands in its
+    ``slots``; None elsewhere.
+    """
 
     start: float
     end: float
     text: str
     words: tuple[Word, ...]
+    score: float | None = None
+    slots: dict[str, SlotValue] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, without what is None."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,7 @@ class Transcript:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return asdict(self)
+        return {**asdict(self), "segments": [segment.to_dict() for segment in self.segments]}
 
 
 class Transcriber:
@@ -82,11 +93,12 @@ class Transcriber:
         decoding: DecodingConfig | None = None,
         hot_words: HotWords | None = None,
         segments: SegmentConfig | None = None,
+        phrases: Grammar | None = None,
     ) -> None:
         self.package, self.info = package, package.info
         self.decoding = decoding or choose(package)
         self.head = self.decoding.head
-        self.decoder = build_decoder(package, self.decoding, hot_words)
+        self.decoder = build_decoder(package, self.decoding, hot_words, phrases)
         self.acoustic = AcousticModel(package, num_threads, runtime)
         self.segments = segments or SegmentConfig()
         self.frame_seconds = self.info.stride / self.info.front_end.frames_per_second
@@ -130,7 +142,11 @@ class Transcriber:
     def _utterances(self, stretch: Floats, offset: int) -> Iterator[Segment]:
         """The words of log-mel frames that begin ``offset`` frames into the recording, divided at pauses."""
         start = offset / self.info.front_end.frames_per_second
-        words = self.timed(self.decode(self.log_probs(stretch)), start)
+        hypothesis = self.decode(self.log_probs(stretch))
+        if hypothesis.phrases:
+            yield from self.phrase_segments(hypothesis, start)
+            return
+        words = self.timed(hypothesis, start)
         pauses = [
             index
             for index in range(1, len(words))
@@ -153,6 +169,15 @@ class Transcriber:
             for word in hypothesis.words
         )
 
+    def phrase_segments(self, hypothesis: Hypothesis, start: float) -> Iterator[Segment]:
+        """The accepted phrases of a hypothesis, its first output frame being at ``start`` seconds."""
+        words = self.timed(hypothesis, start)
+        for phrase in hypothesis.phrases:
+            if phrase.accepted:
+                count = len(phrase.text.split())
+                own, words = words[:count], words[count:]
+                yield Segment(own[0].start, own[-1].end, phrase.text, own, round(phrase.score, 4), phrase.slots)
+
     def decode(self, log_probs: Floats) -> Hypothesis:
         """Best reading of the decoding head's log-probabilities, float32 ``[frames, units]``."""
         return self.decoder.finish(self.decoder.advance(self.decoder.start(), log_probs))[0]
@@ -172,11 +197,17 @@ def load_model(
     decoder: str | None = None,
     beam_width: int | None = None,
     hot_words: HotWords | None = None,
+    phrases: str | Path | Grammar | None = None,
 ) -> Transcriber:
     """Load a model package (a folder or a zip), or the one that comes with edge-stt.
 
-    ``decoder`` is ``greedy``, ``beam`` or ``lexicon``; without it, the package's own choice. Raises `PackageError` when
-    the package is refused, `DecodingError` when it cannot be decoded so, `RuntimeMissingError` without a runtime.
+    ``decoder`` is ``greedy``, ``beam`` or ``lexicon``; without it, the package's own choice. With ``phrases``, a
+    `Grammar` or its file, nothing but its phrases can come out. Raises `PackageError` when the package is refused,
+    `DecodingError` when it cannot be decoded so, `RuntimeMissingError` without a runtime.
     """
     package = ModelPackage.load(path or default_model())
-    return Transcriber(package, num_threads, runtime, choose(package, decoder, beam_width), hot_words)
+    grammar = Grammar.from_file(Path(phrases)) if isinstance(phrases, str | Path) else phrases
+    if grammar is not None and (decoder or beam_width) is not None:
+        raise DecodingError("phrases have a decoder of their own: leave out the decoder and the beam width")
+    config = choose(package, decoder if grammar is None else "phrases", beam_width)
+    return Transcriber(package, num_threads, runtime, config, hot_words, phrases=grammar)

@@ -12,6 +12,7 @@ from .audio import convert_samples
 from .decoding import LogProbs
 from .endpointing import EndpointConfig, EnergyGate, GateConfig
 from .features import Floats, RunningNormaliser, StreamingLogMel
+from .grammar import SlotValue
 from .recogniser import Transcriber, Word
 from .units import SEPARATOR
 
@@ -35,6 +36,7 @@ class Final:
     """A whole utterance; times in seconds from the beginning of the stream.
 
     ``reason``: what ended it, ``pause``, ``longest`` or ``end``. ``heard``: how far the stream was when it was ended.
+    ``score`` and ``slots``: of a phrase, where only phrases can be said; None elsewhere.
     """
 
     text: str
@@ -43,6 +45,8 @@ class Final:
     words: tuple[Word, ...]
     reason: str = "end"
     heard: float = 0.0
+    score: float | None = None
+    slots: dict[str, SlotValue] | None = None
 
 
 class StreamingTranscriber:
@@ -201,8 +205,12 @@ class StreamingTranscriber:
         words = self._transcriber.timed(hypothesis, self._seconds(0))
         if not words:
             return []
-        heard = (self._offset + sum(map(len, self._heard))) / self._info.front_end.frames_per_second
-        return [Final(hypothesis.text, self._seconds(0), self._seconds(self._read), words, reason, round(heard, 3))]
+        start, end = self._seconds(0), self._seconds(self._read)
+        heard = round((self._offset + sum(map(len, self._heard))) / self._info.front_end.frames_per_second, 3)
+        if hypothesis.phrases:
+            segments = self._transcriber.phrase_segments(hypothesis, start)
+            return [Final(s.text, start, end, s.words, reason, heard, s.score, s.slots) for s in segments]
+        return [Final(hypothesis.text, start, end, words, reason, heard)]
 
     def _restart(self, output_frame: int) -> None:
         """Begin the next utterance at an output frame of this one.

@@ -44,6 +44,7 @@ def transcribe(
     word_insertion_bonus: Annotated[float | None, typer.Option(help="Added for each word: more gives more.")] = None,
     hotword: Annotated[list[str] | None, typer.Option(help="Word or phrase to favour; repeat for several.")] = None,
     hotword_file: Annotated[Path | None, typer.Option(help="File of them, one a line: phrase, tab, weight.")] = None,
+    phrases: Annotated[Path | None, typer.Option(help="File of phrases: nothing else can come out.")] = None,
     hotword_weight: Annotated[
         float | None, typer.Option(help=f"Weight of hot words that have none of their own ({DEFAULT_WEIGHT:g}).")
     ] = None,
@@ -68,6 +69,7 @@ def transcribe(
         tuple(hotword or ()),
         os.fspath(hotword_file) if hotword_file else None,
         DEFAULT_WEIGHT if hotword_weight is None else hotword_weight,
+        os.fspath(phrases) if phrases else None,
     )
     from_stdin = STDIN in files
     if from_stdin and len(files) > 1:
