@@ -57,7 +57,7 @@ def find_runtime(name: str | None = None) -> Runtime:
 
 @contextlib.contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """Silence what native code prints to stderr while it loads (delegates announcing themselves)."""
+    """Silence what native code prints to stderr when it loads and first runs (delegates announcing themselves)."""
     try:
         saved = os.dup(2)
     except OSError:  # a daemon may have closed it
@@ -152,12 +152,13 @@ class AcousticStream:
 
     def _run(self, chunk: Floats, end: int) -> dict[str, LogProbs]:
         assert self._model._stream is not None
-        out = self._model._stream(
-            log_mel=chunk[None],
-            position=np.array([self._position], np.int32),
-            end=np.array([end], np.int32),
-            **self._states,
-        )
+        with _quiet_stderr():
+            out = self._model._stream(
+                log_mel=chunk[None],
+                position=np.array([self._position], np.int32),
+                end=np.array([end], np.int32),
+                **self._states,
+            )
         self._states = {name: out[name] for name in self._states}
         count = self._chunk // self._info.stride
         first = self._position - self._info.lookahead  # index of the first output of this chunk
