@@ -101,16 +101,16 @@ class Metrics:
 class MetricsOutput:
     """Writes metrics to where they are wanted, in a thread of its own."""
 
-    def __init__(self, config: MetricsConfig, metrics: Metrics) -> None:
-        self.config, self.metrics = config, metrics
-        self.lost_events = 0
+    def __init__(self, config: MetricsConfig, metrics: Metrics, lost_events: Callable[[], int] = lambda: 0) -> None:
+        """``lost_events`` tells how many events slow outputs did not take."""
+        self.config, self.metrics, self._lost_events = config, metrics, lost_events
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._server: socket.socket | None = None
 
     def text(self) -> str:
         """The whole exposition."""
-        return "\n".join(self.metrics.lines(self.lost_events)) + "\n"
+        return "\n".join(self.metrics.lines(self._lost_events())) + "\n"
 
     def open(self) -> None:
         """Begin; raises `EdgeSttError` when the file cannot be written or the socket is in use."""

@@ -33,7 +33,7 @@ class MicrophoneConfig:
     device: str = setting(
         "", "Microphone: its name or a part of it (edge-stt listen --list-devices); else the default."
     )
-    channel: int = setting(0, "Channel to hear, from 1; 0 mixes all of them.", low=0, high=32)
+    channel: int = setting(0, "Channel to hear, from 1; 0 mixes all of them.", "--use-channel", low=0, high=32)
     capture_rate: int = setting(0, "Hz to open the microphone at; 0 is its own rate.", low=0, high=384_000)
     capture_channels: int = setting(0, "Channels to open it with; 0 is as many as it has.", low=0, high=32)
     loss_timeout: float = setting(2.0, "Seconds without a sample after which it counts as lost.", low=0.2, high=60.0)

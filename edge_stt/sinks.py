@@ -30,10 +30,12 @@ class QueuedSink:
     """A sink with a thread of its own: `accept` puts events in a bounded queue, `deliver` takes them out.
 
     Subclasses write `deliver`, which may wait, and `setup` and `teardown`, which run in the same thread before the
-    first and after the last event. A full queue loses events, partials first: they are counted in ``lost``.
+    first and after the last event. A full queue loses events, partials first: they are counted in ``lost``. A
+    ``patient`` sink waits instead: for audio from a file, which waits too.
     """
 
     name = "queued"
+    patient = False
 
     def __init__(self, size: int = QUEUE_EVENTS) -> None:
         self.lost = 0
@@ -48,6 +50,9 @@ class QueuedSink:
 
     def accept(self, event: Event) -> None:
         """Queue an event; the last tenth of the queue is for finals."""
+        if self.patient:
+            self._queue.put(event)
+            return
         if not isinstance(event, FinalEvent) and self._queue.qsize() >= 0.9 * self._queue.maxsize:
             self.lost += 1
             return

@@ -1,0 +1,130 @@
+"""``edge-stt listen``: the voice daemon, in a terminal or under systemd."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..daemon_config import DEFAULT_PATH, DaemonConfig, check
+from ..errors import EdgeSttError, UsageError
+from ..settings import Setting, load, settings_of
+
+
+def run(
+    config: Annotated[Path | None, typer.Option(help=f"Settings; without it {DEFAULT_PATH}, if it exists.")] = None,
+    check_config: Annotated[bool, typer.Option("--check-config", help="Check the settings and the model.")] = False,
+    list_devices: Annotated[bool, typer.Option("--list-devices", help="Print the microphones there are.")] = False,
+    input: Annotated[str | None, typer.Option(help="A sound file, or - for standard input; no microphone.")] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Read --input as fast as possible, not as it was said.")] = False,
+    rate: Annotated[int, typer.Option(min=1, help="Hz, of raw 16-bit PCM on standard input.")] = 16_000,
+    channels: Annotated[int, typer.Option(min=1, help="Channels of raw PCM on standard input.")] = 1,
+    **flags: Any,
+) -> None:
+    """Turn speech into events: JSON lines on standard output, a Unix socket, commands.
+
+    Every setting of the TOML file is a flag too, and a flag counts more. SIGHUP reads the file again, SIGTERM finishes
+    the utterance and ends.
+    """
+    if list_devices:
+        _list_devices()
+        return
+    path = config or (DEFAULT_PATH if DEFAULT_PATH.exists() else None)
+    given = _given(flags)
+
+    def read() -> DaemonConfig:
+        settings = load(DaemonConfig(), path, given)
+        check(settings)
+        return settings
+
+    settings = read()
+    if check_config:
+        settings.recogniser.load_options().load()
+        typer.echo(f"{path or 'defaults and flags'}: the settings are good")
+        return
+    if fast and input in (None, "-"):
+        raise UsageError("--fast needs --input FILE: a microphone or a pipe has its own pace")
+    _listen(settings, input, fast, (rate, channels), read)
+
+
+def _listen(settings: DaemonConfig, input: str | None, fast: bool, raw: tuple[int, int], read: Any) -> None:
+    from ..daemon import Daemon
+    from ..notify import set_up_logging
+    from ..sources import FileSource, PipeSource, Source
+
+    set_up_logging(settings.log.level)
+    source: Source | None = None
+    if input is not None:
+        source = PipeSource(*raw) if input == "-" else FileSource(input, not fast)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    if error := Daemon(settings, source, read).run():
+        raise EdgeSttError(error)
+
+
+def _list_devices() -> None:
+    from ..capture_process import list_devices
+
+    devices = list_devices()
+    for device in devices:
+        mark = " (default)" if device["default"] else ""
+        typer.echo(f"{device['name']}\t{device['rate']} Hz\t{device['channels']} channels{mark}")
+    if not devices:
+        raise EdgeSttError("no microphone was found; plug one in, and see that this user is in the group audio")
+
+
+def _given(flags: dict[str, Any]) -> dict[str, Any]:
+    """Flags that were given, as settings by dotted name."""
+    given: dict[str, Any] = {}
+    for entry in settings_of(DaemonConfig):
+        value = flags.get(_parameter(entry))
+        if value is None:
+            continue
+        if entry.type is tuple:
+            try:
+                value = tuple(shlex.split(value))
+            except ValueError as error:
+                raise UsageError(f"{entry.flag} {value!r}: {error}") from error
+        given[entry.name] = value
+    return given
+
+
+def _parameter(entry: Setting) -> str:
+    return entry.name.replace(".", "__")
+
+
+def _option(entry: Setting) -> inspect.Parameter:
+    """A setting as a parameter that typer makes a flag of."""
+    flag = f"{entry.flag}/--no-{entry.flag.removeprefix('--')}" if entry.type is bool else entry.flag
+    known = f" Default: {_shown(entry.default)}." if entry.default not in (None, "", ()) else ""
+    choices = f" One of {', '.join(entry.choices)}." if entry.choices else ""
+    kind = str if entry.type is tuple else entry.type
+    annotation = operator.getitem(Annotated, (kind | None, typer.Option(flag, help=entry.help + choices + known)))
+    return inspect.Parameter(_parameter(entry), inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def listen(**arguments: Any) -> None:
+    """See `run`, whose parameters it has, and one for each setting."""
+    run(**arguments)
+
+
+def _signature() -> inspect.Signature:
+    own = list(inspect.signature(run, eval_str=True).parameters.values())[:-1]
+    as_keywords = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+    return inspect.Signature([*as_keywords, *map(_option, settings_of(DaemonConfig))])
+
+
+listen.__signature__ = _signature()  # type: ignore[attr-defined]
+listen.__annotations__ = {p.name: p.annotation for p in listen.__signature__.parameters.values()}  # type: ignore[attr-defined]
+listen.__doc__ = run.__doc__

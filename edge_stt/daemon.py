@@ -1,0 +1,193 @@
+"""The parts of the voice daemon put together: from settings to a running loop, and settings read again."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from .audio_keeper import AudioKeeper, RecentAudio
+from .daemon_config import DaemonConfig
+from .errors import EdgeSttError
+from .events import EventStream, ReloadedEvent, Sink
+from .listener import Listener, Signals, Utterances
+from .metrics import Metrics, MetricsOutput
+from .microphone import Microphone
+from .notify import Notifier, set_up_logging
+from .settings import differences
+from .sinks import ExecSink, SocketSink, StdoutSink
+from .sources import FileSource, Source
+
+logger = logging.getLogger(__name__)
+
+CLOSE_SECONDS = 5.0  # for outputs to deliver what they hold
+
+
+@dataclass(frozen=True)
+class Output:
+    """A kind of sink: built when its settings ask for it, and built anew when one of its ``sections`` changed."""
+
+    name: str
+    sections: tuple[str, ...]
+    build: Callable[[DaemonConfig, Daemon], Sink | None]
+
+
+def _stdout(config: DaemonConfig, daemon: Daemon) -> Sink | None:
+    def gone() -> None:
+        daemon.signals.stop = daemon.signals.stop or "standard output was closed"
+
+    if config.output.stdout == "none":
+        return None
+    sink = StdoutSink(config.output.stdout, gone)
+    sink.patient = isinstance(daemon.listener.source, FileSource)
+    return sink
+
+
+def _socket(config: DaemonConfig, daemon: Daemon) -> Sink | None:
+    return SocketSink(config.output.socket) if config.output.socket else None
+
+
+def _exec(config: DaemonConfig, daemon: Daemon) -> Sink | None:
+    return ExecSink(config.exec) if config.exec.command else None
+
+
+def _keeper(config: DaemonConfig, daemon: Daemon) -> Sink | None:
+    if not config.output.save_audio:
+        daemon.utterances.recent = None
+        return None
+    recent = daemon.utterances.recent = RecentAudio(config.endpoint.resolve().longest + 10.0)
+    return AudioKeeper(config.output.save_audio, config.output.keep_audio, recent)
+
+
+OUTPUTS = (
+    Output("stdout", ("output.stdout",), _stdout),
+    Output("socket", ("output.socket",), _socket),
+    Output("exec", ("exec",), _exec),
+    Output("save-audio", ("output.save_audio", "output.keep_audio", "endpoint"), _keeper),
+)
+
+
+class Daemon:
+    """Everything that runs. ``reread`` gives the settings again, raising `EdgeSttError` when they are not good."""
+
+    def __init__(self, config: DaemonConfig, source: Source | None, reread: Callable[[], DaemonConfig]) -> None:
+        """Without a ``source``, the microphone."""
+        self.config, self._reread = config, reread
+        self.signals, self.metrics, self.notifier = Signals(), Metrics(), Notifier()
+        self.events = EventStream()
+        self.utterances = Utterances(self.events.publish, self.metrics)
+        self._given_source = source is not None
+        source = Microphone(config.microphone) if source is None else source
+        self.listener = Listener(
+            source, self.events, self.utterances, self.metrics, self.notifier, self.signals, self.reload
+        )
+        self._sinks: dict[str, Sink] = {}
+        self._metrics_output = MetricsOutput(config.metrics, self.metrics, self._lost_events)
+
+    def run(self) -> str:
+        """Load, open, listen until the end; returns what went wrong with the source, if anything did.
+
+        Raises `EdgeSttError` for what keeps it from beginning.
+        """
+        self.notifier.status("loading the model")
+        self.utterances.use(self.config.recogniser.load_options().load(), self.config)
+        for output in OUTPUTS:
+            self._open(output)
+        try:
+            self._metrics_output.open()
+            self.listener.source.open()
+            with _handlers(self.signals):
+                self.listener.run()
+        finally:
+            self.listener.source.close()
+            self.events.close(CLOSE_SECONDS)
+            self._metrics_output.close()
+        return self.listener.error
+
+    def reload(self) -> None:
+        """Read the settings again and change what has changed; with bad ones all stays as it is."""
+        self.notifier.reloading()
+        try:
+            config = self._reread()
+            transcriber = config.recogniser.load_options().load()
+        except EdgeSttError as error:
+            logger.error("the settings stay as they were: %s", error)
+            self.notifier.ready()
+            return
+        changed, self.config = differences(self.config, config), config
+        set_up_logging(config.log.level)
+        self.utterances.use(transcriber, config)
+        for output in OUTPUTS:
+            if _touches(changed, output.sections):
+                self._replace(output)
+        if _touches(changed, ("metrics",)):
+            self._guarded(self._reopen_metrics)
+        if _touches(changed, ("microphone",)) and not self._given_source:
+            self.listener.source.close()
+            self.listener.source = Microphone(config.microphone)
+            self._guarded(self.listener.source.open)
+        self.metrics.reloads += 1
+        logger.info("settings read again; changed: %s", ", ".join(changed) or "nothing")
+        self.events.publish(ReloadedEvent(changed=changed))
+        self.notifier.ready()
+
+    def _open(self, output: Output) -> None:
+        sink = output.build(self.config, self)
+        if sink is not None:
+            sink.open()
+            self._sinks[output.name] = sink
+            self.events.sinks.append(sink)
+
+    def _replace(self, output: Output) -> None:
+        sink = self._sinks.pop(output.name, None)
+        if sink is not None:
+            self.events.sinks.remove(sink)
+            sink.close(1.0)
+        self._guarded(lambda: self._open(output))
+
+    def _reopen_metrics(self) -> None:
+        self._metrics_output.close()
+        self._metrics_output = MetricsOutput(self.config.metrics, self.metrics, self._lost_events)
+        self._metrics_output.open()
+
+    def _lost_events(self) -> int:
+        return sum(getattr(sink, "lost", 0) for sink in self.events.sinks)
+
+    @staticmethod
+    def _guarded(action: Callable[[], None]) -> None:
+        """A running daemon goes on without what cannot be opened."""
+        try:
+            action()
+        except EdgeSttError as error:
+            logger.error("%s", error)
+
+
+def _touches(changed: tuple[str, ...], sections: tuple[str, ...]) -> bool:
+    return any(name == section or name.startswith(section + ".") for name in changed for section in sections)
+
+
+class _handlers:  # noqa: N801 - a context manager, used like a function
+    """While entered, SIGTERM and SIGINT stop the loop, a second one of them the program, and SIGHUP reloads."""
+
+    def __init__(self, signals: Signals) -> None:
+        self._signals = signals
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._stop)
+        self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._reload)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _stop(self, number: int, _: FrameType | None) -> None:
+        self._signals.stop = signal.Signals(number).name
+        signal.signal(number, signal.SIG_DFL)
+
+    def _reload(self, number: int, _: FrameType | None) -> None:
+        self._signals.reload = True
