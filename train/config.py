@@ -30,6 +30,7 @@ class BatchConfig:
     warp: float = 0.08  # largest change of frequency, as a share
     running_share: float = 0.5  # of the clips, how many are normalised causally; the others as whole utterances
     curriculum_epochs: int = 1  # epochs in which batches come shortest first
+    masked_statistics: bool = False  # normalisations learn nothing from padding; slower on a CPU
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,14 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run."""
+    """One training run. ``patience``: scorings on dev without a better one after which it ends early; 0 for never."""
 
     name: str = "conv-3m"
     seed: int = 7
     steps: int = 10_000
     eval_every: int = 500
     checkpoint_every: int = 250
+    patience: int = 0
     mixed_bfloat16: bool = False
     head_weights: dict[str, float] = field(default_factory=lambda: {"characters": 0.4, "phonemes": 0.6})
     batches: BatchConfig = field(default_factory=BatchConfig)
@@ -76,6 +78,8 @@ class TrainConfig:
         for name, value in positive.items():
             if value <= 0:
                 raise DataError(f"config: {name} must be above 0, not {value}")
+        if self.patience < 0:
+            raise DataError(f"config: patience must be at least 0, not {self.patience}")
         if not 0 <= self.optimizer.decay_share <= 1:
             raise DataError(f"config: optimizer.decay_share must be in 0..1, not {self.optimizer.decay_share}")
 

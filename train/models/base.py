@@ -17,8 +17,8 @@ class CTCModel(Protocol):
     stride: int
     lookahead: int  # output frames the network sees ahead; -1 when it needs the whole utterance
 
-    def training_model(self) -> Any:
-        """Keras model of ``(log_mel, mask [batch, frames / stride, 1])``."""
+    def training_model(self, masked_statistics: bool = False) -> Any:
+        """Keras model of ``(log_mel, mask [batch, frames / stride, 1])``; ``masked_statistics`` as in `conv`."""
         ...
 
     def offline_model(self) -> Any:

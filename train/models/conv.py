@@ -84,30 +84,33 @@ class ConvCTC:
         }
 
     # ---- offline and training ----------------------------------------------------------------------------------------
-    def _offline(self, x: Any, mask: Any | None) -> dict[str, Any]:
+    def _offline(self, x: Any, mask: Any | None, masked_statistics: bool = False) -> dict[str, Any]:
         c = self.config
-        for conv, norm in zip(self.stem, self.stem_norms, strict=True):
-            x = ops.relu(norm(conv(ops.pad(x, [[0, 0], [c.kernel - 2, 0], [0, 0]]))))
+        counted = mask[:, :, 0] if masked_statistics and mask is not None else None
+        for i, (conv, norm) in enumerate(zip(self.stem, self.stem_norms, strict=True)):
+            half = counted if counted is None or i == 1 else ops.repeat(counted, 2, axis=1)
+            x = ops.relu(norm(conv(ops.pad(x, [[0, 0], [c.kernel - 2, 0], [0, 0]])), mask=half))
         if mask is not None:
             mask = ops.cast(mask, x.dtype)
             x = x * mask
         pad = [[0, 0], [c.kernel - 1 - c.right_context, c.right_context], [0, 0]]
         for (first, second), norm, (drop_1, drop_2) in zip(self.pairs, self.norms, self.dropouts, strict=True):
             y = drop_1(ops.relu(first(ops.pad(x, pad))))
-            y = norm(second(ops.pad(y, pad)))
+            y = norm(second(ops.pad(y, pad)), mask=counted)
             x = drop_2(ops.relu(x + y))
             if mask is not None:
                 x = x * mask
         return {name: head(x) for name, head in self.outputs.items()}
 
-    def training_model(self) -> keras.Model:
+    def training_model(self, masked_statistics: bool = False) -> keras.Model:
         """Model of ``(log_mel [B, T, n_mels], mask [B, T / 4, 1])`` that returns logits per head.
 
-        ``mask`` is 1 where a clip has output frames and 0 in the padding behind it.
+        ``mask`` is 1 where a clip has output frames and 0 in the padding behind it. ``masked_statistics`` leaves the
+        padding out of what normalisations learn; in batches of clips of like lengths there is little of it.
         """
         frames = keras.Input((None, self.config.n_mels), name="log_mel")
         mask = keras.Input((None, 1), name="mask")
-        return keras.Model([frames, mask], self._offline(frames, mask), name="conv_ctc")
+        return keras.Model([frames, mask], self._offline(frames, mask, masked_statistics), name="conv_ctc")
 
     def offline_model(self) -> keras.Model:
         """Model of ``log_mel [1, T, n_mels]`` that returns log-probabilities per head."""

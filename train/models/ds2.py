@@ -121,10 +121,11 @@ class DS2CTC:
             x = ops.relu(self.row_conv(ops.pad(x, [[0, 0], [0, self.config.lookahead], [0, 0]])))
         return {name: head(x) for name, head in self.outputs.items()}
 
-    def training_model(self) -> keras.Model:
+    def training_model(self, masked_statistics: bool = True) -> keras.Model:
         """Model of ``(log_mel [B, T, n_mels], mask [B, T / 4, 1])`` that returns logits per head.
 
-        ``mask`` is 1 where a clip has output frames and 0 in the padding behind it.
+        ``mask`` is 1 where a clip has output frames and 0 in the padding behind it. The normalisations of recurrent
+        layers leave it out in any case, whatever ``masked_statistics`` says; the convolutions' count it as zeros.
         """
         frames = keras.Input((None, self.config.n_mels), name="log_mel")
         mask = keras.Input((None, 1), name="mask")

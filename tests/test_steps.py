@@ -1,0 +1,117 @@
+"""The same training step in TensorFlow and in JAX, and a run that never imports TensorFlow."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from .conftest import ROOT
+from .test_train import SMALL, _manifest
+
+pytestmark = pytest.mark.workstation
+
+STEPS = """
+import json, sys
+import numpy as np
+from train.batches import collate
+from train.checkpoint import load_arrays, save_arrays
+from train.config import BatchConfig, TrainConfig
+from train.models.base import build_network
+from train.models.conv import ConvConfig
+from train.steps import make_steps
+from pathlib import Path
+
+config = TrainConfig(
+    batches=BatchConfig(masked_statistics=True), model=ConvConfig(stem_channels=8, channels=16, blocks=1, dropout=0.0)
+)
+steps = make_steps(config, build_network(config.model, {"characters": 29, "phonemes": 41}))
+steps.initialise(load_arrays(Path(sys.argv[1])), sys.argv[1])
+rng = np.random.default_rng(1)
+reports = []
+for lengths in [(150, 90, 201), (640,), (64, 64)]:
+    pieces = [rng.normal(size=(n, 80)).astype(np.float32) for n in lengths]
+    labels = {"characters": [rng.integers(2, 29, n // 20).tolist() for n in lengths],
+              "phonemes": [rng.integers(2, 41, n // 25).tolist() for n in lengths]}
+    batch = collate(pieces, labels)
+    reports.append(steps.train(batch))
+logits = steps.logits(batch.log_mel, batch.mask)
+save_arrays(Path(sys.argv[2]), steps.state() | {f"logits/{k}": v for k, v in logits.items()})
+print(json.dumps({"reports": reports, "tensorflow": "tensorflow" in sys.modules}))
+"""
+
+
+def _needs(*modules: str) -> None:
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"needs {module} (pip install -e '.[train,dev]')")
+
+
+def _run(backend: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env={**os.environ, "KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_tensorflow_and_jax_take_the_same_steps(tmp_path: Path) -> None:
+    _needs("tensorflow", "jax")
+    from train.checkpoint import save_arrays, weights_of
+    from train.models.conv import ConvConfig, ConvCTC
+
+    network = ConvCTC(ConvConfig(stem_channels=8, channels=16, blocks=1), {"characters": 29, "phonemes": 41})
+    save_arrays(tmp_path / "start.npz", weights_of(network.training_model()))
+    said, states = {}, {}
+    for backend in ("tensorflow", "jax"):
+        done = _run(backend, "-c", STEPS, tmp_path / "start.npz", tmp_path / f"{backend}.npz")
+        assert done.returncode == 0, done.stderr
+        said[backend] = json.loads(done.stdout.splitlines()[-1])
+        states[backend] = dict(np.load(tmp_path / f"{backend}.npz"))
+    assert not said["jax"]["tensorflow"]
+    for one, other in zip(said["tensorflow"]["reports"], said["jax"]["reports"], strict=True):
+        assert one.keys() == other.keys()
+        np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-3)
+    assert states["tensorflow"].keys() == states["jax"].keys()  # so that a run can go on with the other
+    for name, value in states["tensorflow"].items():
+        if "seed_generator" not in name:
+            np.testing.assert_allclose(value, states["jax"][name], rtol=2e-3, atol=2e-4, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_run_in_jax_goes_on_in_tensorflow(tmp_path: Path) -> None:
+    _needs("tensorflow", "jax", "pyroomacoustics")
+    prepared, run = tmp_path / "set", tmp_path / "run"
+    done = _run("tensorflow", "-m", "train", "prepare", "--plain", "--out", prepared, _manifest(tmp_path))
+    assert done.returncode == 0, done.stderr
+    command = ["-m", "train", "--data", prepared, "--dev", prepared, "--run", run, *SMALL]
+    for backend, steps in (("jax", 4), ("tensorflow", 6)):
+        done = _run(backend, *command, "--set", f"steps={steps}", "--set", "eval_every=2")
+        assert done.returncode == 0, done.stderr
+        assert json.loads((run / "run.json").read_text())["backend"].startswith(backend)
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "dev" in line] == [2, 4, 6]
+
+
+def test_early_stopping(tmp_path: Path) -> None:
+    """Without learning nothing gets better: the first scoring is the best one, and two more end the run."""
+    _needs("tensorflow", "pyroomacoustics")
+    prepared, run = tmp_path / "set", tmp_path / "run"
+    assert (
+        _run("tensorflow", "-m", "train", "prepare", "--plain", "--out", prepared, _manifest(tmp_path)).returncode == 0
+    )
+    settings = ["steps=50", "eval_every=1", "patience=2", "optimizer.learning_rate=1e-12"]
+    overrides = [part for setting in settings for part in ("--set", setting)]
+    done = _run("tensorflow", "-m", "train", "--data", prepared, "--dev", prepared, "--run", run, *SMALL, *overrides)
+    assert done.returncode == 0, done.stderr
+    assert "that is enough" in done.stderr
+    assert len([line for line in (run / "log.jsonl").read_text().splitlines() if '"dev"' in line]) < 50

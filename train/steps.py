@@ -1,0 +1,97 @@
+"""One training step, whatever computes it: TensorFlow, or JAX where a GPU machine has no TensorFlow.
+
+Keras decides which (``KERAS_BACKEND``, or ``backend`` in ``~/.keras/keras.json``). Weights, checkpoints and runs are
+the same, so a run begun on the one goes on with the other; their random numbers (dropout) differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import keras
+from keras import ops
+
+from edge_stt.errors import DataError
+
+from .batches import Batch
+from .config import OptimizerConfig, TrainConfig
+from .models.base import CTCModel
+
+Arrays = dict[str, Any]
+
+
+class Steps(Protocol):
+    """Holds weights, optimiser and averaged weights, and changes them a batch at a time."""
+
+    model: Any
+
+    def train(self, batch: Batch) -> dict[str, float]:
+        """One step; the mean loss per label of each head, and ``norm`` of the gradient.
+
+        A batch whose gradient is not finite changes no weights.
+        """
+        ...
+
+    def logits(self, log_mel: Any, mask: Any) -> Arrays:
+        """Per head float32 ``[batch, frames / stride, units]``, of the averaged weights."""
+        ...
+
+    def averaged_weights(self) -> Arrays:
+        """The averaged weights by path, float32, with the statistics of normalisations."""
+        ...
+
+    def state(self) -> Arrays:
+        """Everything that a later process needs to go on as if nothing had happened."""
+        ...
+
+    def restore(self, arrays: Mapping[str, Any]) -> None:
+        """Take back a `state`; raises `KeyError` or `ValueError` when it is another model's."""
+        ...
+
+    def initialise(self, weights: Mapping[str, Any], where: str) -> None:
+        """Start from the weights of another run, by path; raises `DataError` when they do not fit."""
+        ...
+
+
+class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+    """Linear warm-up to ``peak``, and a cosine to zero over the last ``decay_share`` of the other steps."""
+
+    def __init__(self, peak: float, warmup: int, steps: int, decay_share: float = 1.0) -> None:
+        self.peak, self.warmup, self.steps, self.decay_share = peak, warmup, steps, decay_share
+
+    def __call__(self, step: Any) -> Any:
+        step = ops.cast(step, "float32")
+        rising = (step + 1.0) / self.warmup
+        falling = max(1.0, self.decay_share * (self.steps - self.warmup))
+        share = ops.clip((step - (self.steps - falling)) / falling, 0.0, 1.0)
+        return self.peak * ops.minimum(rising, 0.5 * (1.0 + ops.cos(3.141592653589793 * share)))
+
+    def get_config(self) -> dict[str, Any]:
+        return {"peak": self.peak, "warmup": self.warmup, "steps": self.steps, "decay_share": self.decay_share}
+
+
+def make_optimizer(config: OptimizerConfig, steps: int, variables: Any) -> Any:
+    """AdamW for these variables; biases and the scales of normalisations do not decay."""
+    optimizer = keras.optimizers.AdamW(
+        WarmupCosine(config.learning_rate, config.warmup_steps, steps, config.decay_share),
+        weight_decay=config.weight_decay,
+        beta_2=0.98,
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    optimizer.build(variables)
+    return optimizer
+
+
+def make_steps(config: TrainConfig, network: CTCModel) -> Steps:
+    """The steps of the backend that Keras runs on; raises `DataError` for one that is not supported."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        from .steps_tensorflow import TensorFlowSteps
+
+        return TensorFlowSteps(config, network)
+    if backend == "jax":
+        from .steps_jax import JaxSteps
+
+        return JaxSteps(config, network)
+    raise DataError(f"training runs on Keras' backends tensorflow and jax, not {backend!r}: set KERAS_BACKEND")
