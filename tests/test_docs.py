@@ -1,4 +1,4 @@
-"""Every command in README and docs is one that exists, options too; the training page is run as it stands."""
+"""Every command in README and docs is one that exists, options too; two pages and all Python are run as they stand."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import typer.main
 
+import edge_stt
 from edge_stt.audio import read_audio
 from edge_stt.cli import WORKSTATION, build_app
 
-from .conftest import DATA, ROOT
+from .conftest import DATA, DEMO, ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -59,6 +62,64 @@ def _parse(arguments: list[str]) -> None:
 
 def test_there_are_commands_to_check() -> None:
     assert len(ALL) > 15
+
+
+def prepare_recordings(folder: Path) -> None:
+    """The files that README and docs/transcribe.md speak of."""
+    clip = ROOT / "tests" / "data" / "LJ001-0002.opus"
+    soundfile.write(folder / "talk.wav", read_audio(DEMO), 16_000)
+    for name in ("memos/a.opus", "memos/deep/b.opus", "more/c.mp3"):  # libsndfile goes by content, not by name
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(clip.read_bytes())
+    (folder / "names.txt").write_text("# who was there\nthe bishop\t3\nxanthippe\n")
+
+
+def recorded(arecord: str) -> bytes:
+    """What a microphone would give: the demo clip at the rate and with the channels that the command asks for."""
+    rate, channels = (int(re.search(pattern, arecord + " -c 1")[1]) for pattern in (r"-r (\d+)", r"-c (\d+)"))  # type: ignore[index]
+    return np.repeat((read_audio(DEMO) * 32_767).astype("<i2"), rate // 16_000 * channels).tobytes()
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if "```python" in p.read_text(encoding="utf-8")], ids=lambda p: p.name
+)
+def test_the_snippets_run(page: Path, tmp_path: Path) -> None:
+    """All Python of a page, one block after another in one process."""
+    prepare_recordings(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    command = [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", "\n".join(blocks)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "bishop" in done.stdout
+    if page.name == "transcribe.md":
+        assert "Final(text=" in done.stdout or "… " in done.stdout
+
+
+def test_the_interface_is_what_the_page_says() -> None:
+    text = (ROOT / "docs" / "transcribe.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(\w+)`", text[text.index("These names are the interface") :])
+    assert sorted({*named, "__version__"} - {"py"}) == sorted(edge_stt.__all__)
+    assert all(hasattr(edge_stt, name) for name in edge_stt.__all__)
+    assert (ROOT / "edge_stt" / "py.typed").is_file()
+
+
+@pytest.mark.slow
+def test_the_page_on_transcribing_runs(tmp_path: Path) -> None:
+    """docs/transcribe.md line by line; a recording stands in for the microphone."""
+    prepare_recordings(tmp_path)
+    for line in commands(ROOT / "docs" / "transcribe.md"):
+        *source, part = line.split(" | ")
+        done = subprocess.run(
+            [sys.executable, "-m", "edge_stt.cli", *shlex.split(part)[1:]],
+            cwd=tmp_path,
+            input=recorded(source[0]) if source else b"",
+            capture_output=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, b""), line
+        assert bool(done.stdout) != ("--output-dir" in part), line
+    written = {str(path.relative_to(tmp_path / "texts")) for path in (tmp_path / "texts").rglob("*.*")}
+    assert {"a.txt", "a.srt", "a.json", "deep/b.txt", "a.opus.txt"} <= written
 
 
 @pytest.mark.workstation

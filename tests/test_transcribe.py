@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import itertools
 import json
@@ -26,7 +27,6 @@ from edge_stt.audio import read_audio
 from edge_stt.features import Floats, FrontEndConfig, StreamingLogMel
 from edge_stt.live import CLEAR_LINE
 from edge_stt.recogniser import Segment, Word
-from edge_stt.scoring import count_edits
 from edge_stt.segments import SegmentConfig, cut_at_silences
 
 from .conftest import DEMO, ROOT
@@ -145,7 +145,8 @@ def test_long_audio_has_the_words_of_the_whole(
     whole_model = edge_stt.Transcriber(transcriber.package, segments=SegmentConfig(longest=1e6))
     whole = whole_model.transcribe(long)
     assert len(whole.words) > 120
-    assert count_edits(texts(whole.words), texts(cut.words)).errors / len(whole.words) < 0.1
+    matcher = difflib.SequenceMatcher(None, texts(whole.words), texts(cut.words), autojunk=False)
+    assert matcher.ratio() > 0.9  # another mean is subtracted, so that a word here and there is heard otherwise
     begin = 0.0
     for clip in itertools.islice(itertools.cycle(clips), 15):
         end = begin + len(clip) / RATE + PAUSE
