@@ -126,8 +126,11 @@ def run(request: dict[str, Any], out: BinaryIO) -> int:
     except ImportError as error:
         send(out, {"error": str(error), "kind": "pyaudio", "devices": []})
         return 1
-    audio = pyaudio.PyAudio()
-    devices = inputs(audio)
+    try:
+        audio = pyaudio.PyAudio()
+        devices = inputs(audio)
+    except OSError:  # ALSA without a usable configuration
+        devices = []
     if request.get("list"):
         send(out, {"devices": devices})
         return 0

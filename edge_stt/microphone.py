@@ -96,7 +96,7 @@ class Buffer:
             self._held -= seconds
             if seconds:
                 lost += seconds
-            elif isinstance(item, Gap) and not kept:
+            elif isinstance(item, Gap):
                 lost += item.seconds
             else:
                 kept.append((0.0, item))

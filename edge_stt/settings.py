@@ -85,8 +85,11 @@ def _plain(hint: Any) -> type:
 Config = TypeVar("Config")
 
 
-def apply(config: Config, values: Mapping[str, Any], source: str) -> Config:
-    """A configuration with other values, given by dotted names; raises `ConfigError`, naming ``source``."""
+def apply(config: Config, values: Mapping[str, Any], source: str = "") -> Config:
+    """A configuration with other values, given by dotted names; raises `ConfigError`, naming ``source``.
+
+    Without a ``source`` they are from the command line, and errors speak of flags.
+    """
     known = {entry.name: entry for entry in settings_of(type(config))}
     sections: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
@@ -125,7 +128,7 @@ def load(config: Config, path: str | os.PathLike[str] | None, flags: Mapping[str
     """A configuration with what a TOML file says, and over that what flags say."""
     if path is not None:
         config = apply(config, read_toml(path), printable_path(path))
-    return apply(config, flags, "command line")
+    return apply(config, flags)
 
 
 def differences(one: Any, other: Any) -> tuple[str, ...]:
@@ -153,19 +156,20 @@ def _nearest(name: str, known: Sequence[str]) -> str:
 
 def _checked(entry: Setting, value: Any, source: str) -> Any:
     """The value in the setting's type; raises `ConfigError` for one that is not of it or out of range."""
+    label = f"{source}: {entry.name}" if source else entry.flag
     if entry.type is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if entry.type is tuple and isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         value = tuple(value)
     if not isinstance(value, entry.type) or (isinstance(value, bool) and entry.type is not bool):
         wanted = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
-        raise ConfigError(f"{source}: {entry.name} must be {wanted.get(entry.type, 'a list of texts')}, not {value!r}")
+        raise ConfigError(f"{label} must be {wanted.get(entry.type, 'a list of texts')}, not {value!r}")
     if isinstance(value, int | float) and not isinstance(value, bool):
         low = -math.inf if entry.low is None else entry.low
         high = math.inf if entry.high is None else entry.high
         if not low <= value <= high:  # so NaN is refused too
             limits = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
-            raise ConfigError(f"{source}: {entry.name} must be {limits}, not {value:g}")
+            raise ConfigError(f"{label} must be {limits}, not {value:g}")
     if entry.choices and value not in entry.choices:
-        raise ConfigError(f"{source}: {entry.name} must be one of {', '.join(entry.choices)}, not {value!r}")
+        raise ConfigError(f"{label} must be one of {', '.join(entry.choices)}, not {value!r}")
     return value
