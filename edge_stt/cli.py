@@ -13,7 +13,15 @@ import typer
 from . import __version__
 from .errors import EdgeSttError, UsageError
 
-COMMANDS = ("transcribe", "listen", "doctor", "bench", "lm", "decoder")  # each a module of `edge_stt.commands`
+COMMANDS = (
+    "transcribe",
+    "listen",
+    "endpoints",
+    "doctor",
+    "bench",
+    "lm",
+    "decoder",
+)  # each a module of `edge_stt.commands`
 WORKSTATION = {
     "train": "Train a model (on a workstation, from a checkout).",
     "convert": "Convert a trained model to a package (on a workstation, from a checkout).",
