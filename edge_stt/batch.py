@@ -171,13 +171,12 @@ def warnings_as_lines() -> Iterator[list[str]]:
 
 def in_processes(
     jobs: Sequence[Job], options: LoadOptions, count: int, interrupts: Interrupts, heard: Heard = lambda _: None
-) -> Generator[Outcome, None, None]:
-    """Do jobs in ``count`` worker processes; outcomes in the order of the jobs, each as soon as its turn has come.
+) -> Generator[tuple[int, Outcome], None, None]:
+    """Do jobs in ``count`` worker processes; the place of each in ``jobs``, and its outcome, in the order they end.
 
     A worker that dies (no memory, a crash of native code) costs the job it had and is replaced. Raises `EdgeSttError`
     when the model cannot be loaded.
     """
-    outcomes: dict[int, Outcome] = {}
     waiting = iter(enumerate(jobs))
     workers: set[_Worker] = set()
     with selectors.DefaultSelector() as selector:
@@ -200,24 +199,23 @@ def in_processes(
         try:
             for _ in range(min(count, len(jobs))):
                 employ(None)
-            for index in range(len(jobs)):
-                while index not in outcomes:
-                    for key, _ in interrupts.wait(selector.select):
-                        worker: _Worker = key.data
-                        for message in worker.messages():
-                            if "unable" in message:
-                                raise (UsageError if message["usage"] else EdgeSttError)(message["unable"])
-                            if "heard" in message:
-                                heard(message["heard"])
-                                continue
-                            outcomes[worker.index] = Outcome(**{**message, "warnings": tuple(message["warnings"])})
-                            employ(worker)
-                        if worker.ended:
-                            selector.unregister(worker.output)
-                            workers.discard(worker)
-                            outcomes[worker.index] = Outcome(error=f"{worker.job.name}: {worker.obituary()}")
-                            employ(None)
-                yield outcomes.pop(index)
+            while workers:
+                for key, _ in interrupts.wait(selector.select):
+                    worker: _Worker = key.data
+                    for message in worker.messages():
+                        if "unable" in message:
+                            raise (UsageError if message["usage"] else EdgeSttError)(message["unable"])
+                        if "heard" in message:
+                            heard(message["heard"])
+                            continue
+                        index = worker.index
+                        employ(worker)
+                        yield index, Outcome(**{**message, "warnings": tuple(message["warnings"])})
+                    if worker.ended:
+                        selector.unregister(worker.output)
+                        workers.discard(worker)
+                        yield worker.index, Outcome(error=f"{worker.job.name}: {worker.obituary()}")
+                        employ(None)
         finally:
             for worker in workers:
                 worker.process.terminate()

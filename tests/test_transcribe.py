@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import itertools
@@ -55,6 +56,19 @@ def until(condition: Callable[[], object]) -> None:
 def start(*arguments: object, **options: object) -> subprocess.Popen[str]:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
     return subprocess.Popen([*COMMAND, *map(str, arguments)], text=True, **pipes)  # type: ignore[call-overload,no-any-return]
+
+
+def children_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def opened(pid: int) -> set[Path]:
+    """The files that a process or its children have open."""
+    found = set()
+    for process in (str(pid), *children_of(pid)):
+        with contextlib.suppress(FileNotFoundError):  # closed, or ended, meanwhile
+            found |= {link.readlink() for link in Path("/proc", process, "fd").iterdir()}
+    return found
 
 
 def names(folder: Path) -> list[str]:
@@ -170,7 +184,7 @@ def test_memory_does_not_grow_with_length(hours: dict[int, Path]) -> None:
     cpu, ten = measured("transcribe", hours[10])
     assert ten - two < 15, (two, ten)
     assert ten < 200
-    assert cpu / 600 < 0.02
+    assert cpu / 600 < 0.03
 
 
 def test_utterances_come_as_soon_as_they_are_certain(transcriber: edge_stt.Transcriber, long: Floats) -> None:
@@ -257,11 +271,10 @@ def test_a_process_that_dies_costs_its_file_only(tmp_path: Path, spoken: dict[st
     os.mkfifo(tmp_path / "waits.wav")
     shutil.copy(SHORT, tmp_path / "b.opus")
     process = start(tmp_path / "waits.wav", tmp_path / "b.opus", "--jobs", 2)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     try:
-        until(lambda: len(children.read_text().split()) == 2)
-        until(lambda: len(children.read_text().split()) == 1)  # the other one has no more to do
-        os.kill(int(children.read_text()), signal.SIGKILL)
+        until(lambda: len(children_of(process.pid)) == 2)
+        until(lambda: len(children_of(process.pid)) == 1)  # the other one has no more to do
+        os.kill(int(children_of(process.pid)[0]), signal.SIGKILL)
         stdout, stderr = process.communicate(timeout=WAIT)
     finally:
         process.kill()
@@ -384,19 +397,20 @@ def test_a_signal_in_the_middle(number: signal.Signals, jobs: int, hours: dict[i
     out = tmp_path / "out"
     shutil.copy(SHORT, tmp_path / "a.opus")
     for name in ("b", "c"):
-        (tmp_path / f"{name}.wav").symlink_to(hours[10])
-    call = [tmp_path / "a.opus", tmp_path / "b.wav", tmp_path / "c.wav", "--output-dir", out, "--jobs", jobs]
+        (tmp_path / f"{name}.wav").hardlink_to(hours[10])
+    order = ["a.opus", "b.wav", "c.wav"] if jobs == 1 else ["b.wav", "a.opus", "c.wav"]
+    call = [*(tmp_path / name for name in order), "--output-dir", out, "--jobs", jobs]
     process = start(*call, start_new_session=True)
-    until((out / "a.txt").exists)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    started = tmp_path / order[jobs]  # when this is open, the first file is done, and known to be
+    until(lambda: started in opened(process.pid))
+    children = children_of(process.pid)
     assert len(children) == (jobs if jobs > 1 else 0)
     process.send_signal(number)
     began = time.monotonic()
     _, stderr = process.communicate(timeout=WAIT)
     assert time.monotonic() - began < 10
     assert process.returncode == 128 + number
-    said = rf"edge-stt: stopped by {number.name}: [01] of 3 files done, --resume goes on from here\n"
-    assert re.fullmatch(said, stderr)  # a worker may have written a file of which it has not told yet
+    assert stderr == f"edge-stt: stopped by {number.name}: 1 of 3 files done, --resume goes on from here\n"
     assert names(out) == ["a.txt"]
     assert (out / "a.txt").read_text().strip()
     until(lambda: not any(Path("/proc", child).exists() for child in children))

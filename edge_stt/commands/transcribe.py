@@ -103,22 +103,28 @@ def _check_hotwords(weight: float | None, phrases: list[str] | None, file: Path 
 
 def _transcribe_files(run: Run, options: LoadOptions, interrupts: Interrupts, processes: int, timing: bool) -> None:
     """Do the jobs of a run that need doing, and note what became of all."""
-    todo = run.todo
+    todo, places = run.todo, [index for index in range(len(run.jobs)) if index not in run.refused]
+    outcomes: dict[int, Outcome] = {}  # that wait for those before them
     shows = sys.stderr.isatty() and (run.to_files or not sys.stdout.isatty()) and not timing
     with progress_bar([job.path for job in todo], shows) as heard:
         if processes > 1 and len(todo) > 1:
-            outcomes = in_processes(todo, options, processes, interrupts, heard)
+            coming = in_processes(todo, options, processes, interrupts, heard)
         else:
-            outcomes = _in_this_process(todo, options, interrupts, heard, alone=len(run.jobs) == 1)
+            coming = _in_this_process(todo, options, interrupts, heard, alone=len(run.jobs) == 1)
         try:
-            with closing(outcomes):
+            with closing(coming):
                 for index, job in enumerate(run.jobs):
-                    refusal = run.refused.get(index)
-                    outcome = Outcome(error=refusal) if refusal else next(outcomes)
-                    _note(run, job, outcome, timing)
+                    if refusal := run.refused.get(index):
+                        outcomes[index] = Outcome(error=refusal)
+                    while index not in outcomes:
+                        number, outcome = next(coming)
+                        outcomes[places[number]] = outcome
+                    _note(run, job, outcomes.pop(index), timing)
                     interrupts.check()
         except Interrupted as interrupted:
             run.interrupted = interrupted
+            for index in sorted(outcomes) if run.to_files else ():  # they are done, though their turn did not come
+                _note(run, run.jobs[index], outcomes[index], timing)
         except EdgeSttError:  # no model, standard output is full: nothing more can be done
             _complain(run.failures)
             raise
@@ -126,15 +132,15 @@ def _transcribe_files(run: Run, options: LoadOptions, interrupts: Interrupts, pr
 
 def _in_this_process(
     jobs: list[Job], options: LoadOptions, interrupts: Interrupts, heard: Heard, alone: bool
-) -> Generator[Outcome, None, None]:
+) -> Generator[tuple[int, Outcome], None, None]:
     """Do jobs one after another; the text of a single one is written as it becomes certain."""
     if not jobs:
         return
     transcriber = options.load()
-    for job in jobs:
+    for number, job in enumerate(jobs):
         live = alone and job.shown == "txt"
         said = (lambda segment: _emit(segment.text + "\n")) if live else None
-        yield do_job(transcriber, job, interrupts, heard, said)
+        yield number, do_job(transcriber, job, interrupts, heard, said)
 
 
 def _transcribe_stdin(run: Run, options: LoadOptions, interrupts: Interrupts, raw_format: tuple[int, int]) -> None:
