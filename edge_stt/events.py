@@ -113,7 +113,8 @@ class FinalEvent(Event):
 
     ``reason`` says what ended it: ``pause``, ``longest`` (the hard maximum), ``gap`` (audio was lost), ``end`` (of the
     audio, or the daemon stops). ``delay`` is the seconds of audio between its last word and its end being seen,
-    ``compute`` the seconds from there to this event. ``intent`` and ``slots`` are set where a phrase was matched.
+    ``compute`` the seconds from there to this event. Where only phrases can be said, ``score`` is the probability that
+    this one was, and ``slots`` what stands in its named places.
     """
 
     kind = "final"
@@ -126,7 +127,7 @@ class FinalEvent(Event):
     reason: str = "pause"
     delay: float = 0.0
     compute: float = 0.0
-    intent: str | None = None
+    score: float | None = None
     slots: dict[str, str | int] = field(default_factory=dict)
 
 

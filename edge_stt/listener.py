@@ -137,7 +137,7 @@ class Utterances:
 
     def _finish(self, final: Final, compute: float, reason: str) -> None:
         confidence = sum(word.confidence for word in final.words) / len(final.words)
-        if confidence < self._min_confidence:
+        if final.score is None and confidence < self._min_confidence:  # phrases have a threshold of their own
             self._reject()
             return
         self._begun = False
@@ -156,6 +156,8 @@ class Utterances:
             reason=reason or final.reason,
             delay=round(max(0.0, final.heard - final.words[-1].end), 3),
             compute=round(compute, 4),
+            score=final.score,
+            slots=dict(final.slots or {}),
         )
         self._metrics.utterances += 1
         self._metrics.words += len(words)
