@@ -356,6 +356,21 @@ def test_standard_output_that_is_full(count: int) -> None:
     assert stderr == "edge-stt: cannot write to standard output: No space left on device\n"
 
 
+def test_streams_that_are_closed(tmp_path: Path, spoken: dict[str, str]) -> None:
+    def shell(line: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "RUN": f"{sys.executable} -m edge_stt.cli transcribe", "CLIP": str(SHORT)}
+        return subprocess.run(
+            line, shell=True, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+
+    assert_one_line_error(shell("$RUN $CLIP >&-"), 1, "standard output is closed")
+    assert shell("$RUN $CLIP --output-dir . >&-").returncode == 0
+    assert names(tmp_path) == ["LJ001-0002.txt"]
+    assert_one_line_error(shell("$RUN - <&-"), 1, "nothing is piped")
+    done = shell("$RUN $CLIP missing.wav 2>&-")
+    assert (done.returncode, done.stdout) == (1, f"{SHORT}: {spoken[SHORT.name]}\n")
+
+
 def test_a_reader_that_goes_away_is_no_error() -> None:
     process = start(SHORT, DEMO)
     assert process.stdout is not None
@@ -510,7 +525,7 @@ def test_standard_input_that_cannot_be_used(tmp_path: Path) -> None:
     assert_one_line_error(run("transcribe", "-", DEMO, stdin=subprocess.DEVNULL), 2, "give it alone")
     ours, theirs = pty.openpty()
     try:
-        assert_one_line_error(run("transcribe", "-", stdin=theirs), 1, "standard input is a terminal")
+        assert_one_line_error(run("transcribe", "-", stdin=theirs), 1, "nothing is piped into standard input")
     finally:
         os.close(ours)
         os.close(theirs)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -75,6 +75,8 @@ def transcribe(
     if from_stdin and len(files) > 1:
         raise UsageError("standard input (-) cannot be one of several; give it alone")
     outputs.check()
+    if sys.stdout is None and output_dir is None:
+        raise EdgeSttError("standard output is closed; give --output-dir, or do not close it")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     with Interrupts() as interrupts:
@@ -87,7 +89,7 @@ def transcribe(
             run.failures += found.missing
             _complain(found.notes)
             _transcribe_files(run, options, interrupts, jobs, timing)
-    if run.exit_code or sys.stderr.isatty():
+    if run.exit_code or _is_terminal(sys.stderr):
         _complain(run.summary())
     raise typer.Exit(run.exit_code)
 
@@ -105,7 +107,7 @@ def _transcribe_files(run: Run, options: LoadOptions, interrupts: Interrupts, pr
     """Do the jobs of a run that need doing, and note what became of all."""
     todo, places = run.todo, [index for index in range(len(run.jobs)) if index not in run.refused]
     outcomes: dict[int, Outcome] = {}  # that wait for those before them
-    shows = sys.stderr.isatty() and (run.to_files or not sys.stdout.isatty()) and not timing
+    shows = _is_terminal(sys.stderr) and (run.to_files or not _is_terminal(sys.stdout)) and not timing
     with progress_bar([job.path for job in todo], shows) as heard:
         if processes > 1 and len(todo) > 1:
             coming = in_processes(todo, options, processes, interrupts, heard)
@@ -148,8 +150,8 @@ def _transcribe_stdin(run: Run, options: LoadOptions, interrupts: Interrupts, ra
     if not run.todo:
         run.failures += run.refused.values()
         return
-    if sys.stdin is None or sys.stdin.isatty():
-        raise AudioError("standard input is a terminal; pipe audio into it: arecord … | edge-stt transcribe -")
+    if sys.stdin is None or _is_terminal(sys.stdin):
+        raise AudioError("nothing is piped into standard input; pipe audio into it: arecord … | edge-stt transcribe -")
     transcriber = options.load()
     (job,) = run.jobs
 
@@ -161,7 +163,7 @@ def _transcribe_stdin(run: Run, options: LoadOptions, interrupts: Interrupts, ra
 
     if job.shown is not None and WRITERS[job.shown].several:
         with warnings_as_lines() as warnings:
-            listen(transcriber, recorded(), WRITERS[job.shown], _emit, can_show_partials(sys.stdout.isatty()))
+            listen(transcriber, recorded(), WRITERS[job.shown], _emit, can_show_partials(_is_terminal(sys.stdout)))
         _complain(warnings)
         run.done += 1
     else:
@@ -183,6 +185,11 @@ def _note(run: Run, job: Job, outcome: Outcome, timing: bool) -> None:
         rtf = outcome.elapsed / outcome.duration if outcome.duration else 0.0
         line = f"{job.name}: {outcome.duration:.1f} s of audio in {outcome.elapsed:.2f} s (RTF {rtf:.4f})"
         typer.echo(line, err=True)
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    """Whether somebody looks at it; Python has None for a stream that the caller closed."""
+    return stream is not None and stream.isatty()
 
 
 def _complain(lines: Iterable[str]) -> None:
