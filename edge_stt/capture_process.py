@@ -114,10 +114,10 @@ def surroundings() -> tuple[Any, ...]:
     runtime = os.environ.get("XDG_RUNTIME_DIR", "/run/user/0")
     server = os.environ.get("PULSE_SERVER", "").removeprefix("unix:") or f"{runtime}/pulse/native"
     seen: list[Any] = []
-    for path in ("/proc/asound/cards", server, f"{runtime}/pipewire-0"):
+    for path in ("/dev/snd", server, f"{runtime}/pipewire-0"):
         try:
             status = Path(path).stat()
-            seen.append(Path(path).read_bytes() if path.startswith("/proc") else (status.st_ino, status.st_ctime_ns))
+            seen.append((status.st_ino, status.st_mtime_ns if path == "/dev/snd" else status.st_ctime_ns))
         except OSError:
             seen.append(None)
     return tuple(seen)

@@ -13,7 +13,16 @@ from .microphone import MicrophoneConfig
 from .settings import ConfigError, setting
 from .sinks import ExecConfig
 
-DEFAULT_PATH = Path("/etc/edge-stt/config.toml")
+SYSTEM_PATH = Path("/etc/edge-stt/config.toml")
+
+
+def default_path() -> Path | None:
+    """The user's own configuration, or else the system's; None where there is neither."""
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111 - no error without a home
+    for path in (Path(home, "edge-stt", "config.toml"), SYSTEM_PATH):
+        if os.access(path, os.F_OK):
+            return path
+    return None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ Types are str, int, float, bool, tuple[str, ...] or one of these or None. In TOM
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import os
 import tomllib
@@ -129,6 +130,21 @@ def load(config: Config, path: str | os.PathLike[str] | None, flags: Mapping[str
     if path is not None:
         config = apply(config, read_toml(path), printable_path(path))
     return apply(config, flags)
+
+
+def to_toml(config: type) -> str:
+    """All settings of a configuration as a TOML file in which every default stands as a comment."""
+    lines: list[str] = []
+    section = ""
+    for entry in settings_of(config):
+        table, key = entry.name.split(".", 1)
+        if table != section:
+            section = table
+            lines += ["", f"[{section}]"]
+        choices = f" One of {', '.join(entry.choices)}." if entry.choices else ""
+        shown = json.dumps(entry.default) if entry.default is not None else "(not set)"
+        lines += [f"# {entry.help}{choices}", f"# {key} = {shown}"]
+    return "\n".join(lines[1:]) + "\n"
 
 
 def differences(one: Any, other: Any) -> tuple[str, ...]:

@@ -11,14 +11,19 @@ from typing import Annotated, Any
 
 import typer
 
-from ..daemon_config import DEFAULT_PATH, DaemonConfig, check
+from ..daemon_config import SYSTEM_PATH, DaemonConfig, check, default_path
 from ..errors import EdgeSttError, UsageError
-from ..settings import Setting, load, settings_of
+from ..settings import Setting, load, settings_of, to_toml
 
 
 def run(
-    config: Annotated[Path | None, typer.Option(help=f"Settings; without it {DEFAULT_PATH}, if it exists.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help=f"Settings; without it ~/.config/edge-stt/config.toml or {SYSTEM_PATH}.")
+    ] = None,
     check_config: Annotated[bool, typer.Option("--check-config", help="Check the settings and the model.")] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print all settings, to make a file of.")
+    ] = False,
     list_devices: Annotated[bool, typer.Option("--list-devices", help="Print the microphones there are.")] = False,
     input: Annotated[str | None, typer.Option(help="A sound file, or - for standard input; no microphone.")] = None,
     fast: Annotated[bool, typer.Option("--fast", help="Read --input as fast as possible, not as it was said.")] = False,
@@ -34,7 +39,10 @@ def run(
     if list_devices:
         _list_devices()
         return
-    path = config or (DEFAULT_PATH if DEFAULT_PATH.exists() else None)
+    if print_config:
+        typer.echo(to_toml(DaemonConfig), nl=False)
+        return
+    path = config or default_path()
     given = _given(flags)
 
     def read() -> DaemonConfig:
