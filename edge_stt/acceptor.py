@@ -127,14 +127,14 @@ def compile_grammar(grammar: Grammar, speller: Speller) -> Acceptor:
                 ends[numbers[target], node, labels.setdefault(label, len(labels))] = None
         if len(units) > MAX_NODES:
             raise DecodingError(f"{grammar.name}: too many phrases: more than {MAX_NODES} units to follow")
-    unit, parent = np.array(units, np.intp), np.array(parents, np.intp)[len(order) :]
+    unit_of, parent = np.array(units, np.intp), np.array(parents, np.intp)[len(order) :]
     end = np.array(sorted(ends)).T.copy()
     return Acceptor(
         tuple(labels),
         len(order),
-        unit,
+        unit_of,
         parent,
-        np.flatnonzero(unit[len(order) :] == unit[parent]) + len(order),
+        np.flatnonzero(unit_of[len(order) :] == unit_of[parent]) + len(order),
         end[1],
         end[2],
         end[0],

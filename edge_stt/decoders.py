@@ -193,7 +193,7 @@ def build_decoder(
         if hot_words is not None:
             raise DecodingError("hot words make nothing likelier where only phrases can be said; leave one of them out")
         rate = package.info.front_end.frames_per_second / package.info.stride
-        return PhraseDecoder(phrases, _speller(package, units), config.phrases, rate)
+        return PhraseDecoder(phrases, make_speller(package, units), config.phrases, rate)
     if config.decoder == "greedy":
         if hot_words is not None:
             raise DecodingError("greedy decoding cannot favour hot words; choose the decoder beam or lexicon")
@@ -218,7 +218,7 @@ def _pronouncer(package: ModelPackage) -> Pronouncer | None:
     return Pronouncer.load(package.file(PRONUNCIATION_FILE)) if PRONUNCIATION_FILE in package.files else None
 
 
-def _speller(package: ModelPackage, units: UnitSet) -> Speller:
+def make_speller(package: ModelPackage, units: UnitSet) -> Speller:
     """What writes words in the units of a head."""
     if units.kind == "characters":
         return Speller(units)

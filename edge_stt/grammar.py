@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -93,6 +93,11 @@ class Grammar:
     def accepts(self, text: str) -> bool:
         """Whether words (normalised, with spaces between) are one of the phrases."""
         return self.graph.accepts(self.root, text.split())
+
+    def without(self, text: str) -> Grammar | None:
+        """The same without one phrase; None when it was the only one."""
+        root = self.graph.without(self.root, text.split())
+        return replace(self, root=root) if root is not None else None
 
     def value(self, slot: str, words: Sequence[str]) -> SlotValue:
         """What stands in a slot: the number for a slot of numbers, else the words."""

@@ -49,6 +49,11 @@ class Trellis:
         """How many frames it has seen."""
         return sum(len(steps.log_probs) for steps in self.steps)
 
+    @property
+    def log_probs(self) -> LogProbs:
+        """What was heard, float32 ``[frames, units]``; at least one frame."""
+        return np.concatenate([steps.log_probs for steps in self.steps])
+
 
 @dataclass(frozen=True)
 class PathWord:
@@ -60,9 +65,13 @@ class PathWord:
 
 @dataclass(frozen=True)
 class BestPath:
-    """A way through the acceptor: log-probability (natural), words, separators left out."""
+    """A way through the acceptor: log-probability (natural), units, and words; separators are left out.
+
+    ``tokens`` are those of all words, and of a last one that has only begun.
+    """
 
     score: float
+    tokens: tuple[DecodedToken, ...]
     words: tuple[PathWord, ...]
 
 
@@ -140,6 +149,7 @@ class PhraseSearch:
         score = float(max(trellis.in_blank[node], trellis.in_unit[node]))
         words: list[PathWord] = []
         tokens: list[DecodedToken] = []
+        spoken: list[DecodedToken] = []
         label = acceptor.labels[acceptor.end_label[end]] if end is not None else None
         time = trellis.frames
         until = time  # where the unit at hand ends
@@ -160,13 +170,14 @@ class PhraseSearch:
                     if before < acceptor.states:  # the first unit of a word
                         if label is not None:
                             words.append(PathWord(label, tuple(reversed(tokens))))
+                        spoken += tokens
                         tokens = []
                 else:
                     end = int(steps.word_end[t, node])
                     label, before = acceptor.labels[acceptor.end_label[end]], int(acceptor.end_node[end])
                     in_blank = _bit(steps.from_blank[t], before)
                 node, until = before, time
-        return BestPath(score, tuple(reversed(words)))
+        return BestPath(score, tuple(reversed(spoken)), tuple(reversed(words)))
 
 
 def _bit(row: npt.NDArray[np.uint8], index: int) -> bool:

@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .acceptor import Speller, compile_grammar
-from .decoding import DecodedWord, Hypothesis, LogProbs, Phrase
+from .decoding import DecodedToken, DecodedWord, Hypothesis, LogProbs, Phrase
 from .errors import DecodingError
 from .grammar import Grammar, SlotValue
 from .phrase_search import BestPath, PhraseSearch, Trellis
-from .units import SEPARATOR
+from .units import BLANK, SEPARATOR
+
+WINDOW = 0.24  # seconds, two or three units
 
 
 @dataclass(frozen=True)
@@ -26,15 +28,17 @@ class PhraseConfig:
 
     ``separator_penalty``: words may also be divided by a blank, as if the separator's log-probability were the blank's
     less the penalty. An utterance ends after ``pause`` seconds without a unit, and at ``longest`` seconds. The score is
-    a logistic function of the distance to the garbage, in nats per unit of the phrase, which is ≥ 0: ``offset`` −
-    ``slope`` × distance. What scores below ``threshold`` is rejected.
+    a logistic function of how far a phrase falls behind the garbage: ``offset`` − ``overall`` × nats per unit −
+    ``worst`` × nats in the worst `WINDOW`, which is where *off* was said for *on*. What scores below ``threshold`` is
+    rejected.
     """
 
     separator_penalty: float = 2.0
     pause: float = 0.8
     longest: float = 24.0
-    slope: float = 4.0
-    offset: float = 4.0
+    offset: float = 4.8
+    overall: float = 2.5
+    worst: float = 0.29
     threshold: float = 0.5
 
     def __post_init__(self) -> None:
@@ -42,8 +46,9 @@ class PhraseConfig:
             ("separator_penalty", 0.0, math.inf),
             ("pause", 0.0, 60.0),
             ("longest", 1.0, 600.0),
-            ("slope", 0.0, 1e3),
             ("offset", -1e3, 1e3),
+            ("overall", 0.0, 1e3),
+            ("worst", 0.0, 1e3),
             ("threshold", 0.0, 1.0),
         ):
             value = getattr(self, name)
@@ -52,11 +57,37 @@ class PhraseConfig:
 
 
 @dataclass(frozen=True)
+class Match:
+    """The best phrase for an utterance, believed or not.
+
+    How far it falls behind the garbage: ``overall`` in nats per unit, ``worst`` in nats in the worst `WINDOW`.
+    """
+
+    path: BestPath
+    overall: float
+    worst: float
+
+    @property
+    def text(self) -> str:
+        """Its words."""
+        return " ".join(word.label[0] for word in self.path.words)
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """Speech between two pauses, output frames ``[start, end)``; no match when all phrases are longer."""
+
+    start: int
+    end: int
+    match: Match | None
+
+
+@dataclass(frozen=True)
 class PhraseState:
     """Where a search stands. Never changed: a state can be advanced more than once.
 
     ``trellis`` and ``garbage`` (log-probability of the free loop) are of the utterance that began at frame ``first``;
-    ``quiet`` frames had no unit since the last one, if any was ``spoken``. ``heard`` are the phrases before.
+    ``quiet`` frames had no unit since the last one, if any was ``spoken``. ``heard`` is what came before.
     """
 
     frames: int
@@ -65,15 +96,7 @@ class PhraseState:
     garbage: float
     spoken: bool
     quiet: int
-    heard: tuple[Hypothesis, ...]
-
-
-@dataclass(frozen=True)
-class Match:
-    """The best phrase for an utterance, believed or not. ``distance`` to the garbage is in nats per unit."""
-
-    path: BestPath
-    distance: float
+    heard: tuple[Utterance, ...]
 
 
 class PhraseDecoder:
@@ -86,7 +109,9 @@ class PhraseDecoder:
         self.grammar, self.units, self.config = grammar, speller.units, config or PhraseConfig()
         self.acceptor = compile_grammar(grammar, speller)
         self._search = PhraseSearch(self.acceptor, self.config.separator_penalty)
+        self.frames_per_second = frames_per_second
         self._pause = max(1, round(self.config.pause * frames_per_second))
+        self._window = max(1, round(WINDOW * frames_per_second))
         self._longest = round(self.config.longest * frames_per_second)
 
     def start(self) -> PhraseState:
@@ -124,58 +149,74 @@ class PhraseDecoder:
 
     def _end(self, state: PhraseState) -> PhraseState:
         """The utterance is over."""
-        heard = (*state.heard, self._hypothesis(state)) if state.spoken else state.heard
+        heard = state.heard
+        if state.spoken:
+            heard = (*heard, Utterance(state.first, state.frames, self.match(state)))
         return PhraseState(state.frames, state.frames, self._search.start(), 0.0, False, 0, heard)
 
     def match(self, state: PhraseState) -> Match | None:
         """The best phrase for the utterance at hand, whatever it scores; None when all phrases are too long."""
         path = self._search.best(state.trellis)
-        return Match(path, self._distance(path, state)) if path is not None else None
+        return self._compare(path, state) if path is not None and path.words else None
 
-    @staticmethod
-    def _distance(path: BestPath, state: PhraseState) -> float:
-        units = sum(len(word.tokens) for word in path.words)
-        return (state.garbage - path.score) / max(1, units)
+    def _compare(self, path: BestPath, state: PhraseState) -> Match:
+        """A path and the garbage, as a whole and where they differ most."""
+        log_probs = state.trellis.log_probs
+        spoken = log_probs[:, [BLANK, SEPARATOR]].max(axis=1)
+        for token in path.tokens:
+            spoken[token.start : token.end] = log_probs[token.start : token.end, token.unit]
+        behind = np.cumsum(np.concatenate([[0.0], log_probs.max(axis=1) - spoken, np.zeros(self._window)]))
+        worst = float((behind[self._window :] - behind[: -self._window]).max())
+        return Match(path, (state.garbage - path.score) / max(1, len(path.tokens)), worst)
 
-    def score(self, distance: float) -> float:
-        """The probability that a phrase at this distance was said."""
-        x = self.config.offset - self.config.slope * distance
+    def score(self, match: Match) -> float:
+        """The probability that the phrase was said."""
+        x = self.config.offset - self.config.overall * match.overall - self.config.worst * match.worst
         return 1.0 / (1.0 + math.exp(-max(-30.0, min(30.0, x))))
 
     def best(self, state: PhraseState) -> Hypothesis:
         """What was accepted so far, and the whole words of a phrase that has begun, if it is one as far as it goes."""
-        path = self._search.best_beginning(state.trellis) if state.spoken else BestPath(0.0, ())
-        believed = path.words and self.score(self._distance(path, state)) >= self.config.threshold
-        words = self._words(path, state.first, 0.0) if believed else ()
-        done = _together(state.heard)
-        return replace(done, words=done.words + words)
+        done = self._hypothesis(state.heard)
+        if not state.spoken:
+            return done
+        path = self._search.best_beginning(state.trellis)
+        score = self.score(self._compare(path, state))
+        believed = score >= self.config.threshold
+        return replace(done, words=done.words + self._words(path, state.first, score)) if believed else done
 
     def finish(self, state: PhraseState, n_best: int = 1) -> list[Hypothesis]:
         """The phrases that were said, alone in a list; rejected ones are in its ``phrases`` only."""
-        return [_together(self._end(state).heard)]
+        return [self._hypothesis(self.utterances(state))]
+
+    def utterances(self, state: PhraseState) -> tuple[Utterance, ...]:
+        """All that was said, the utterance at hand included, each with the best phrase for it."""
+        return self._end(state).heard
 
     def stable_words(self, state: PhraseState) -> int:
         """How many words of `best` cannot change any more: those of phrases that are over."""
-        return sum(len(part.words) for part in state.heard)
+        return len(self._hypothesis(state.heard).words)
 
-    def _hypothesis(self, state: PhraseState) -> Hypothesis:
-        """What was said in the utterance at hand."""
-        match = self.match(state)
-        if match is None:
-            return Hypothesis((), state.garbage, (), (Phrase("", state.first, state.frames, 0.0, False, {}),))
-        score = self.score(match.distance)
-        words = self._words(match.path, state.first, score)
-        text = " ".join(word.text for word in words)
-        accepted = score >= self.config.threshold
-        phrase = Phrase(text, words[0].start, words[-1].end, score, accepted, self._slots(match.path))
-        if not accepted:
-            return Hypothesis((), state.garbage, (), (phrase,))
-        tokens = [
-            replace(token, start=token.start + state.first, end=token.end + state.first)
-            for word in match.path.words
-            for token in word.tokens
-        ]
-        return Hypothesis(words, match.path.score, tuple(tokens), (phrase,))
+    def _hypothesis(self, heard: tuple[Utterance, ...]) -> Hypothesis:
+        """The words of what is believed, and what became of each utterance."""
+        words: list[DecodedWord] = []
+        tokens: list[DecodedToken] = []
+        phrases: list[Phrase] = []
+        total = 0.0
+        for utterance in heard:
+            match, start = utterance.match, utterance.start
+            if match is None:
+                phrases.append(Phrase("", start, utterance.end, 0.0, False, {}))
+                continue
+            score = self.score(match)
+            said = self._words(match.path, start, score)
+            accepted = score >= self.config.threshold
+            slots = self._slots(match.path)
+            phrases.append(Phrase(match.text, said[0].start, said[-1].end, score, accepted, slots))
+            if accepted:
+                words += said
+                tokens += [replace(t, start=t.start + start, end=t.end + start) for t in match.path.tokens]
+                total += match.path.score
+        return Hypothesis(tuple(words), total, tuple(tokens), tuple(phrases))
 
     def _words(self, path: BestPath, first: int, confidence: float) -> tuple[DecodedWord, ...]:
         return tuple(
@@ -190,13 +231,3 @@ class PhraseDecoder:
             for slot in word.label[1]:
                 words.setdefault(slot, []).append(word.label[0])
         return {slot: self.grammar.value(slot, said) for slot, said in words.items()}
-
-
-def _together(parts: tuple[Hypothesis, ...]) -> Hypothesis:
-    """Utterances one after another."""
-    return Hypothesis(
-        tuple(word for part in parts for word in part.words),
-        sum(part.score for part in parts),
-        tuple(token for part in parts for token in part.tokens),
-        tuple(phrase for part in parts for phrase in part.phrases),
-    )

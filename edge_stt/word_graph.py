@@ -112,6 +112,16 @@ class WordGraph:
 
         return copy(state)
 
+    def without(self, state: int, words: Sequence[str]) -> int | None:
+        """What it accepts but for these words; None when nothing is left."""
+        final = self.is_final(state) and bool(words)
+        arcs: list[tuple[Label, int]] = []
+        for label, target in self.arcs(state):
+            left = self.without(target, words[1:]) if words and label[0] == words[0] else target
+            if left is not None:
+                arcs.append((label, left))
+        return self._state(final, arcs) if final or arcs else None
+
     def count(self, state: int) -> int:
         """How many different phrases it accepts, words in different slots being different."""
         known: dict[int, int] = {}

@@ -9,11 +9,15 @@ from typing import Annotated
 import typer
 
 from ..audio import read_audio
-from ..benchmark import load_set
-from ..decoders import DecodingConfig
+from ..benchmark import TestSet, load_set, load_sets
+from ..decoders import DecodingConfig, choose, make_speller
 from ..features import log_mel, normalise_utterance
+from ..grammar import Grammar
 from ..interpreter import AcousticModel
 from ..package import ModelPackage
+from ..phrase_calibration import Counts, NoiseMixer, count, examples, fit, read_noise
+from ..phrases import PhraseDecoder
+from ..recogniser import Transcriber, default_model
 from ..scoring import count_edits, require_jiwer
 from ..tuning import attach as attach_files
 from ..tuning import tune as tune_weights
@@ -81,3 +85,75 @@ def tune(
     assert best is not None
     attach_files(loaded, out, decoding=best.config, overwrite=overwrite)
     typer.echo(f"{out}: WER {100 * best.wer:.2f} % on {len(utterances)} clips of {manifest}")
+
+
+Phrases = Annotated[Path, typer.Argument(help="File of phrases, as for `edge-stt transcribe --phrases`.")]
+
+
+@app.command()
+def phrases(
+    file: Phrases,
+    manifests: Annotated[list[Path] | None, typer.Argument(help="Speech, of the phrases and other; several.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Model package; without it, the one that comes along.")] = None,
+    threshold: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Score from which to accept.")] = None,
+    clips: Annotated[int | None, typer.Option(min=1, help="Clips to use of each, spread over the manifest.")] = None,
+) -> None:
+    """Check a file of phrases: how large it is, and in manifests, how well phrases are told from other speech.
+
+    A clip whose text is one of the phrases should be recognised with every word, every other clip rejected.
+    """
+    package = ModelPackage.load(model or default_model())
+    transcriber, decoder = _phrase_decoder(package, file, threshold)
+    grammar, acceptor = decoder.grammar, decoder.acceptor
+    typer.echo(f"{file}: {grammar.phrases} phrases, {acceptor.states} states, {acceptor.nodes} units")
+    for test_set in load_sets(manifests or [], clips):
+        typer.echo(_describe(count(transcriber, decoder, test_set)))
+
+
+@app.command()
+def calibrate(
+    package: Annotated[Path, typer.Argument(help="Model package.")],
+    file: Phrases,
+    manifests: Annotated[list[Path], typer.Argument(help="Dev speech, of the phrases and other: never a test set.")],
+    out: Out,
+    noise: Annotated[Path | None, typer.Option(help="Manifest of noise, added to a copy of each clip.")] = None,
+    snr: Annotated[tuple[float, float], typer.Option(help="Speech above the noise in dB, from and to.")] = (5.0, 20.0),
+    clips: Annotated[int | None, typer.Option(min=1, help="Clips to use of each, spread over the manifest.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make the score of phrases a probability, and choose from which score on to accept them; store both."""
+    loaded = ModelPackage.load(package)
+    transcriber, decoder = _phrase_decoder(loaded, file, None)
+    sets: list[TestSet] = load_sets(manifests, clips)
+    mixer = NoiseMixer(read_noise(noise), snr) if noise is not None else None
+    speller = make_speller(loaded, loaded.info.heads[transcriber.head])
+    config = fit(list(examples(transcriber, decoder, speller, sets, mixer)), decoder.config)
+    attach_files(loaded, out, decoding=replace(DecodingConfig.of(loaded), phrases=config), overwrite=overwrite)
+    typer.echo(
+        f"{out}: offset {config.offset:.2f}, overall {config.overall:.2f}, worst {config.worst:.3f}, "
+        f"threshold {config.threshold:.3f}"
+    )
+    calibrated = PhraseDecoder(decoder.grammar, speller, config, decoder.frames_per_second)
+    for test_set in sets:
+        typer.echo(_describe(count(transcriber, calibrated, test_set)))
+
+
+def _phrase_decoder(package: ModelPackage, file: Path, threshold: float | None) -> tuple[Transcriber, PhraseDecoder]:
+    config = choose(package, "phrases")
+    if threshold is not None:
+        config = replace(config, phrases=replace(config.phrases, threshold=threshold))
+    transcriber = Transcriber(package, decoding=config, phrases=Grammar.from_file(file))
+    assert isinstance(transcriber.decoder, PhraseDecoder)
+    return transcriber, transcriber.decoder
+
+
+def _describe(counts: Counts) -> str:
+    """One line a set."""
+    parts = []
+    if counts.phrases:
+        right, wrong = 100 * counts.right / counts.phrases, 100 * counts.wrong / counts.phrases
+        parts.append(f"{counts.phrases} phrases: {right:.1f} % right, {wrong:.1f} % taken for another")
+    if counts.others:
+        parts.append(f"{counts.others} others: {100 * counts.accepted / counts.others:.1f} % accepted")
+    speed = 1000 * counts.decoding / counts.audio if counts.audio else 0.0
+    return f"{counts.name}: {', '.join(parts)}; decoding {speed:.1f} ms per second of audio"
