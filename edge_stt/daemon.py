@@ -16,6 +16,7 @@ from .events import EventStream, ReloadedEvent, Sink
 from .listener import Listener, Signals, Utterances
 from .metrics import Metrics, MetricsOutput
 from .microphone import Microphone
+from .mqtt import MqttSink
 from .notify import Notifier, set_up_logging
 from .settings import differences
 from .sinks import ExecSink, SocketSink, StdoutSink
@@ -62,10 +63,15 @@ def _keeper(config: DaemonConfig, daemon: Daemon) -> Sink | None:
     return AudioKeeper(config.output.save_audio, config.output.keep_audio, recent)
 
 
+def _mqtt(config: DaemonConfig, daemon: Daemon) -> Sink | None:
+    return MqttSink(config.mqtt) if config.mqtt.host else None
+
+
 OUTPUTS = (
     Output("stdout", ("output.stdout",), _stdout),
     Output("socket", ("output.socket",), _socket),
     Output("exec", ("exec",), _exec),
+    Output("mqtt", ("mqtt",), _mqtt),
     Output("save-audio", ("output.save_audio", "output.keep_audio", "endpoint"), _keeper),
 )
 

@@ -10,6 +10,7 @@ from .batch import LoadOptions
 from .endpointing import PRESETS, EndpointConfig, GateConfig
 from .metrics import MetricsConfig
 from .microphone import MicrophoneConfig
+from .mqtt import MqttConfig
 from .settings import ConfigError, setting
 from .sinks import ExecConfig
 
@@ -102,6 +103,7 @@ class DaemonConfig:
     gate: GateSettings = field(default_factory=GateSettings)
     output: OutputConfig = field(default_factory=OutputConfig)
     exec: ExecConfig = field(default_factory=ExecConfig)
+    mqtt: MqttConfig = field(default_factory=MqttConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
@@ -114,6 +116,7 @@ def check(config: DaemonConfig) -> None:
     for path in paths:
         if len(os.fsencode(path)) > 107:  # sockaddr_un
             raise ConfigError(f"{path}: too long for a Unix socket (107 bytes at most)")
+    config.mqtt.check()
     endpoint = config.endpoint.resolve()
     if endpoint.trailing_silence >= endpoint.longest or endpoint.shortest >= endpoint.longest:
         raise ConfigError("endpoint.trailing_silence and endpoint.shortest must be less than endpoint.longest")
