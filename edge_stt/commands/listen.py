@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import operator
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +10,9 @@ import typer
 
 from ..daemon_config import SYSTEM_PATH, DaemonConfig, check, default_path
 from ..errors import EdgeSttError, UsageError
-from ..settings import Setting, load, settings_of, to_toml
+from ..setting_flags import given as given_settings
+from ..setting_flags import with_settings
+from ..settings import load, to_toml
 
 
 def run(
@@ -43,7 +42,7 @@ def run(
         typer.echo(to_toml(DaemonConfig), nl=False)
         return
     path = config or default_path()
-    given = _given(flags)
+    given = given_settings(DaemonConfig, flags)
 
     def read() -> DaemonConfig:
         settings = load(DaemonConfig(), path, given)
@@ -86,53 +85,4 @@ def _list_devices() -> None:
         raise EdgeSttError("no microphone was found; plug one in, and see that this user is in the group audio")
 
 
-def _given(flags: dict[str, Any]) -> dict[str, Any]:
-    """Flags that were given, as settings by dotted name."""
-    given: dict[str, Any] = {}
-    for entry in settings_of(DaemonConfig):
-        value = flags.get(_parameter(entry))
-        if value is None:
-            continue
-        if entry.type is tuple:
-            try:
-                value = tuple(shlex.split(value))
-            except ValueError as error:
-                raise UsageError(f"{entry.flag} {value!r}: {error}") from error
-        given[entry.name] = value
-    return given
-
-
-def _parameter(entry: Setting) -> str:
-    return entry.name.replace(".", "__")
-
-
-def _option(entry: Setting) -> inspect.Parameter:
-    """A setting as a parameter that typer makes a flag of."""
-    flag = f"{entry.flag}/--no-{entry.flag.removeprefix('--')}" if entry.type is bool else entry.flag
-    known = f" Default: {_shown(entry.default)}." if entry.default not in (None, "", ()) else ""
-    choices = f" One of {', '.join(entry.choices)}." if entry.choices else ""
-    kind = str if entry.type is tuple else entry.type
-    annotation = operator.getitem(Annotated, (kind | None, typer.Option(flag, help=entry.help + choices + known)))
-    return inspect.Parameter(_parameter(entry), inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def listen(**arguments: Any) -> None:
-    """See `run`, whose parameters it has, and one for each setting."""
-    run(**arguments)
-
-
-def _signature() -> inspect.Signature:
-    own = list(inspect.signature(run, eval_str=True).parameters.values())[:-1]
-    as_keywords = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-    return inspect.Signature([*as_keywords, *map(_option, settings_of(DaemonConfig))])
-
-
-listen.__signature__ = _signature()  # type: ignore[attr-defined]
-listen.__annotations__ = {p.name: p.annotation for p in listen.__signature__.parameters.values()}  # type: ignore[attr-defined]
-listen.__doc__ = run.__doc__
+listen = with_settings(run, DaemonConfig)
