@@ -178,18 +178,18 @@ def lay_out(target: Target, source: Path, tree: Path, work: Path) -> None:
     launcher.parent.mkdir(parents=True)
     launcher.write_text(f'#!/bin/sh\nexec /{LIBRARY}/bin/python3 -Im edge_stt.cli "$@"\n')
     launcher.chmod(0o755)
-    _copy(source / "deploy" / "debian" / "sysusers.conf", tree / "usr/lib/sysusers.d/edge-stt.conf")
     _copy(source / "deploy" / "debian" / "lintian-overrides", tree / "usr/share/lintian/overrides/edge-stt")
     place_units(source / "systemd", tree)
 
 
 def place_units(folder: Path, tree: Path) -> None:
-    """Units of the system and of users, and the configuration, as far as the commit has them."""
+    """Units of the system and of users, the service's user, and drop-ins as examples."""
     for unit in sorted([*folder.glob("*.service"), *folder.glob("*.socket")]):
         scope = "user" if "-user" in unit.stem else "system"
         _copy(unit, tree / f"usr/lib/systemd/{scope}" / unit.name)
-    if (folder / "config.toml").exists():
-        _copy(folder / "config.toml", tree / "etc/edge-stt/config.toml")
+    for drop_in in folder.glob("*.conf"):
+        _copy(drop_in, tree / "usr/share/doc/edge-stt/examples" / drop_in.name)
+    _copy(folder / "edge-stt.sysusers", tree / "usr/lib/sysusers.d/edge-stt.conf")
 
 
 def find_python(source: Path) -> str:
@@ -207,12 +207,15 @@ def find_python(source: Path) -> str:
 
 
 def write_documents(target: Target, source: Path, tree: Path, work: Path, commit: Commit, version: str) -> None:
-    """Manual page, completions, changelog, copyright."""
+    """What the command line tells of itself (configuration, manual page, completions), changelog, copyright."""
     epoch = str(int(commit.date.timestamp()))
     pages = work / "pages"
     pages.mkdir()
     python = find_python(source)
     run(python, source / "deploy" / "shell_pages.py", pages, PYTHONPATH=str(source), SOURCE_DATE_EPOCH=epoch)
+    settings = tree / "etc" / "edge-stt" / "config.toml"
+    settings.parent.mkdir(parents=True)
+    settings.write_bytes(run(python, "-m", "edge_stt.cli", "listen", "--print-config", PYTHONPATH=str(source)))
     share = tree / "usr" / "share"
     _copy(pages / "edge-stt.bash", share / "bash-completion/completions/edge-stt")
     _copy(pages / "edge-stt.zsh", share / "zsh/vendor-completions/_edge-stt")

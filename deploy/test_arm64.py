@@ -1,0 +1,183 @@
+"""Prove the arm64 packages without a Pi: install them in emulated file systems and compare with amd64.
+
+For each release and runtime both packages are built from the last commit and installed with dpkg, in file systems of
+that release. There `edge-stt doctor` must find nothing wrong, the demo clip must give the same text on both processors,
+and the log-probabilities must agree. On amd64, which runs at full speed, the package is then installed once more over
+an edited configuration, which must be kept, and purged, which must leave nothing.
+
+What this does not prove: speed (emulation is a hundred times slower), maintainer scripts of Debian's own packages
+(which are not run), microphones, and systemd.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import build_deb
+import rootfs
+
+COMBINATIONS = ("bookworm/ai-edge-litert", "bookworm/tflite-runtime", "trixie/ai-edge-litert")
+TOLERANCE = 0.05  # mean |difference| of log-probabilities: int8 kernels round a little differently on each processor
+AGREEMENT = 0.97  # of the best unit of each frame
+PYTHON = f"/{build_deb.LIBRARY}/bin/python3"
+CONFIG = "etc/edge-stt/config.toml"
+# Files that change, or stay behind, whatever package comes and goes.
+LEFT_BY_DEBIAN = (
+    "var/lib/dpkg/",
+    "var/log/",
+    "var/cache/ldconfig/",
+    "etc/passwd-",
+    "etc/group-",
+    "etc/shadow",
+    "etc/gshadow",
+)
+
+RECOGNISE = """
+import json
+import numpy as np
+from edge_stt.audio import read_audio
+from edge_stt.features import log_mel, normalise_utterance
+from edge_stt.health import DEMO_CLIP
+from edge_stt.recogniser import load_model
+model = load_model()
+frames = log_mel(read_audio(DEMO_CLIP), model.info.front_end)
+heads = model.acoustic.offline(normalise_utterance(frames, model.info.statistics, model.info.normalization))
+np.savez("/tmp/heads.npz", **heads)
+print(json.dumps(model.transcribe(DEMO_CLIP).text))
+"""
+COMPARE = """
+import json
+import numpy as np
+here, there = np.load("/tmp/heads.npz"), np.load("/tmp/other.npz")
+assert sorted(here.files) == sorted(there.files)
+differences = [float(np.abs(here[k] - there[k]).mean()) for k in here.files]
+agreements = [float((here[k].argmax(-1) == there[k].argmax(-1)).mean()) for k in here.files]
+print(json.dumps([max(differences), min(agreements)]))
+"""
+
+
+class ProofError(Exception):
+    """The proof failed; the text says where."""
+
+
+class System:
+    """An unpacked file system with the package in it."""
+
+    def __init__(self, arch: str, suite: str, folder: Path) -> None:
+        self.arch, self.folder = arch, folder
+        folder.mkdir()
+        rootfs.unpack(arch, suite, folder)
+
+    def run(self, *command: str, stdin: str = "", codes: tuple[int, ...] = (0,)) -> str:
+        """Standard output of a command in it; raises `ProofError` when it fails."""
+        done = subprocess.run(
+            rootfs.emulated(self.folder, *command), input=stdin, capture_output=True, text=True, check=False
+        )
+        if done.returncode not in codes:
+            lines = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()
+            raise ProofError(f"{self.arch}: {' '.join(command[:3])} ended with {done.returncode}: {lines[-1]}")
+        return done.stdout
+
+    def install(self, package: Path) -> None:
+        """Install the package with dpkg."""
+        shutil.copy(package, self.folder / "tmp" / "edge-stt.deb")
+        self.run("dpkg", "-i", "/tmp/edge-stt.deb")
+
+    def doctor(self) -> list[str]:
+        """What `edge-stt doctor` finds; raises `ProofError` for a failure other than emulation's slowness."""
+        lines = []
+        for check in json.loads(self.run("edge-stt", "doctor", "--json", "--seconds", "0", codes=(0, 1))):
+            slow = self.arch == "arm64" and check["detail"].startswith("slower than speech")
+            if not check["ok"] and not slow:
+                raise ProofError(f"{self.arch}: doctor: {check['name']}: {check['detail']}")
+            lines.append(f"{check['name']}: {check['detail']}" + (" (emulated: no fault)" if slow else ""))
+        return lines
+
+    def files(self) -> set[str]:
+        """All files, but those of `LEFT_BY_DEBIAN`."""
+        paths = (str(path.relative_to(self.folder)) for path in self.folder.rglob("*"))
+        return {path for path in paths if not path.startswith((*LEFT_BY_DEBIAN, "proc/", "dev/", "tmp/"))}
+
+
+def prove(combination: str, work: Path, packages: Path) -> Iterator[str]:
+    """Lines that tell what was done; raises `ProofError`, or what building and unpacking raise."""
+    suite, runtime = combination.split("/")
+    systems, texts = {}, {}
+    for arch in ("amd64", "arm64"):
+        package = build_deb.build(build_deb.Target(arch, build_deb.SUITES[suite], runtime), packages)
+        system = systems[arch] = System(arch, suite, work / f"{suite}-{runtime}-{arch}")
+        before = system.files()
+        started = time.monotonic()
+        system.install(package)
+        yield f"{arch}: {package.name} installed in {time.monotonic() - started:.1f} s"
+        for line in system.doctor():
+            yield f"{arch}: doctor: {line}"
+        texts[arch] = json.loads(system.run(PYTHON, "-I", "-", stdin=RECOGNISE))
+        yield f"{arch}: demo clip: {texts[arch]}"
+        if arch == "amd64":
+            before_purge = before
+    if texts["arm64"] != texts["amd64"]:
+        raise ProofError("the demo clip gives another text on arm64 than on amd64")
+    shutil.copy(systems["arm64"].folder / "tmp/heads.npz", systems["amd64"].folder / "tmp/other.npz")
+    difference, agreement = json.loads(systems["amd64"].run(PYTHON, "-I", "-", stdin=COMPARE))
+    yield f"arm64 and amd64: mean |Δ log p| {difference:.1e}, agreement of the best units {agreement:.4f}"
+    if difference > TOLERANCE or agreement < AGREEMENT:
+        raise ProofError("the log-probabilities of arm64 and amd64 differ too much")
+    yield remove(systems["amd64"], before_purge)
+
+
+def remove(system: System, before: set[str]) -> str:
+    """Install again over an edited configuration, and purge; raises `ProofError` when it is lost or files stay."""
+    config = system.folder / CONFIG
+    if config.exists():
+        edited = config.read_text(encoding="utf-8") + "# edited\n"
+        config.write_text(edited, encoding="utf-8")
+        system.run("dpkg", "-i", "/tmp/edge-stt.deb")
+        if config.read_text(encoding="utf-8") != edited:
+            raise ProofError("installing again lost what was changed in the configuration")
+    system.run("dpkg", "--purge", "edge-stt")
+    left = sorted(system.files() - before)
+    if left or "edge-stt" in (system.folder / "etc/passwd").read_text():
+        raise ProofError(f"purging leaves something: {', '.join(left[:5]) or 'the user edge-stt'}")
+    return f"{system.arch}: " + ("edited configuration kept; " if config.name else "") + "nothing left after purging"
+
+
+def main() -> None:
+    """Prove the combinations, two at a time; exit code 1 when one fails."""
+    parser = argparse.ArgumentParser(prog="test-arm64", description="Prove the arm64 packages by emulation.")
+    parser.add_argument("combination", nargs="*", choices=[*COMBINATIONS, []], help=", ".join(COMBINATIONS))
+    parser.add_argument("--out", type=Path, default=rootfs.ROOT / "dist", help="folder for the packages (dist)")
+    arguments = parser.parse_args()
+    started = time.monotonic()
+
+    def told(combination: str) -> bool:
+        try:
+            for line in prove(combination, work, arguments.out):
+                tell(f"{combination}: {line}")
+        except (ProofError, build_deb.BuildError, rootfs.RootError, OSError, ValueError) as error:
+            tell(f"{combination}: FAILED: {error}")
+            return False
+        return True
+
+    def tell(line: str) -> None:
+        sys.stdout.write(f"{time.monotonic() - started:5.0f} s  {line}\n")
+        sys.stdout.flush()
+
+    with tempfile.TemporaryDirectory(prefix="edge-stt-arm64-") as name, ThreadPoolExecutor(2) as pool:
+        work = Path(name)
+        good = list(pool.map(told, arguments.combination or COMBINATIONS))
+    tell(f"{sum(good)} of {len(good)} proved")
+    sys.exit(0 if all(good) else 1)
+
+
+if __name__ == "__main__":
+    main()
