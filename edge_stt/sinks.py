@@ -80,8 +80,12 @@ class QueuedSink:
         """Carry one event out; may wait. What it raises is logged, and the event lost."""
         raise NotImplementedError
 
+    def pause(self) -> float:
+        """Seconds between calls of `idle`."""
+        return 0.25
+
     def idle(self) -> None:
-        """Called about four times a second while there is nothing to deliver."""
+        """Called every `pause` while there is nothing to deliver."""
 
     def teardown(self) -> None:
         """After the last event, in the sink's thread."""
@@ -92,7 +96,7 @@ class QueuedSink:
             self.setup()
             while True:
                 try:
-                    event = self._queue.get(timeout=0.25)
+                    event = self._queue.get(timeout=self.pause())
                 except queue.Empty:
                     if self._stopping.is_set():
                         break
@@ -273,6 +277,10 @@ class SocketSink(QueuedSink):
         for client in list(self._clients):
             self._clients[client].extend(line)
             self._send(client)
+
+    def pause(self) -> float:
+        """Short while something waits to be sent."""
+        return 0.01 if any(self._clients.values()) else 0.25
 
     def idle(self) -> None:
         """Take new clients, send on to slow ones, let go of those that went."""

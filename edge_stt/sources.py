@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import sys
 import threading
@@ -120,6 +121,16 @@ class FileSource:
         """Nothing is held that Python would not let go of."""
 
 
+class _Stdin:
+    """Standard input without a buffer: the thread that waits in it must not hold a lock that Python's end needs."""
+
+    name = "<stdin>"
+
+    def read(self, size: int, /) -> bytes:
+        """At most ``size`` bytes; empty at the end."""
+        return os.read(0, size)
+
+
 class PipeSource:
     """Standard input, a container or raw PCM of ``rate`` and ``channels``, as it comes. A full queue holds it up."""
 
@@ -147,7 +158,7 @@ class PipeSource:
 
     def _run(self) -> None:
         try:
-            blocks = read_stdin(self.stream, self.rate, self.channels, BLOCK_SECONDS)
+            blocks = read_stdin(self.stream or _Stdin(), self.rate, self.channels, BLOCK_SECONDS)
             self._items.put(Opened("standard input", self.rate, self.channels))
             for block in blocks:
                 self._items.put(Samples(block))

@@ -1,0 +1,344 @@
+"""The daemon as a process: events from files and pipes, signals, systemd's protocol, reloading, and long hours."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_stt import load_model
+from edge_stt.audio import read_audio
+from edge_stt.daemon_config import DaemonConfig
+from edge_stt.events import Event, EventStream
+from edge_stt.listener import Listener, Signals, Utterances
+from edge_stt.metrics import Metrics
+from edge_stt.notify import Notifier
+from edge_stt.settings import apply
+from edge_stt.sources import End, Gap, Item, Lost, Opened, Samples
+
+from .conftest import DEMO, ROOT
+from .daemon import MODERN, MODERN_TEXT, Daemon
+
+RATE = 16_000
+
+
+def listen(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "edge_stt.cli", "listen", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
+
+
+# --- files and pipes ------------------------------------------------------------------------------------------------
+
+
+def test_a_file_as_events() -> None:
+    done = listen("--input", DEMO, "--fast")
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [event["event"] for event in events][:2] == ["listening", "speech"]
+    assert events[-1]["event"] == "stopped"
+    (final,) = [event for event in events if event["event"] == "final"]
+    assert final["reason"] == "end"
+    assert final["text"].split() == [word["text"] for word in final["words"]]
+    partials = [event for event in events if event["event"] == "partial"]
+    assert len(partials) > 10
+    for partial in partials:
+        assert partial["utterance"] == final["utterance"]
+        assert partial["text"].startswith(partial["stable"])
+        assert final["text"].startswith(partial["stable"])
+
+
+def test_a_pipe_as_text() -> None:
+    pcm = (read_audio(MODERN) * 32767).astype("<i2").tobytes()
+    command = [sys.executable, "-m", "edge_stt.cli", "listen", "--input", "-", "--stdout", "text"]
+    done = subprocess.run(command, input=pcm, capture_output=True, check=False)
+    assert (done.stdout.decode(), done.returncode) == (MODERN_TEXT + "\n", 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--input", "none.wav"], 1, "there is no such file"),
+        (["--fast"], 2, "--fast needs --input FILE"),
+        (["--endpoint", "quick"], 2, "--endpoint must be one of"),
+        (["--exec", "'unfinished"], 2, "No closing quotation"),
+        (["--exec", "/no/such/command", "--input", DEMO], 1, "no command that can be run"),
+        (["--model", "/no/such/model", "--check-config"], 1, "no model package"),
+        (["--socket", "/proc/x/y", "--input", DEMO], 1, "cannot listen on /proc/x/y"),
+        (["--save-audio", "/proc/x", "--input", DEMO], 1, "cannot keep audio in /proc/x"),
+        (["--config", "none.toml"], 2, "there is no such file"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments: list[object], code: int, said: str, tmp_path: Path) -> None:
+    done = listen(*arguments, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == code
+    complaints = [line for line in done.stderr.splitlines() if "listening to" not in line]
+    assert len(complaints) == 1
+    assert said in complaints[0]
+
+
+def test_whoever_reads_standard_output_may_go() -> None:
+    command = [sys.executable, "-m", "edge_stt.cli", "listen", "--input", str(DEMO)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(20) == 0
+    assert process.stderr is not None
+    assert "Traceback" not in process.stderr.read()
+
+
+# --- signals, systemd -----------------------------------------------------------------------------------------------
+
+
+class Manager:
+    """The socket that systemd would give."""
+
+    def __init__(self, folder: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(str(folder / "notify"))
+        self.socket.settimeout(0.2)
+        self.env = {"NOTIFY_SOCKET": str(folder / "notify"), "WATCHDOG_USEC": "400000"}
+        self.heard: list[str] = []
+
+    def listen(self, until: str, timeout: float = 20.0) -> None:
+        end = time.monotonic() + timeout
+        while not any(until in message for message in self.heard):
+            assert time.monotonic() < end, self.heard
+            try:
+                self.heard.append(self.socket.recv(4_096).decode())
+            except TimeoutError:
+                continue
+
+
+@pytest.fixture
+def manager() -> Iterator[Manager]:
+    folder = Path(subprocess.check_output(["mktemp", "-d", "/tmp/edge-stt-XXXXXX"], text=True).strip())
+    found = Manager(folder)
+    yield found
+    found.socket.close()
+    shutil.rmtree(folder)
+
+
+def test_systemd_is_told_and_sigterm_finishes_the_utterance(manager: Manager, tmp_path: Path) -> None:
+    """A pipe that stays open with an unfinished sentence in it; the settings are changed, well and badly, meanwhile."""
+    config = tmp_path / "config.toml"
+    config.write_text("[endpoint]\npreset = 'relaxed'\n")
+    reader, writer = os.pipe()
+    with Daemon("--input", "-", "--config", config, env=manager.env, stdin=reader) as daemon:
+        os.close(reader)
+        os.write(writer, bytes(RATE))
+        manager.listen("READY=1")
+        manager.listen("WATCHDOG=1")
+        assert any(message == "STATUS=listening to standard input" for message in manager.heard)
+        before = [message for message in manager.heard if message.startswith("READY")]
+        assert len(before) == 1
+
+        config.write_text("[endpoint]\npreset = 'aggressive'\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        at = daemon.wait_for("reloaded")
+        assert daemon.events[at - 1]["changed"] == ["endpoint.preset"]
+        manager.listen("RELOADING=1\nMONOTONIC_USEC=")
+        config.write_text("[endpoint]\npreset = 'never'\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        end = time.monotonic() + 20
+        while "the settings stay as they were" not in daemon.errors:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+        speech = (read_audio(MODERN) * 32767).astype("<i2").tobytes()
+        os.write(writer, speech)
+        daemon.wait_for("partial", after=at)
+        time.sleep(0.5)
+        assert daemon.stop(signal.SIGTERM) == 0
+        os.close(writer)
+        final, stopped = daemon.events[-2:]
+        assert (final["text"], final["reason"]) == (MODERN_TEXT, "end")
+        assert stopped["reason"] == "SIGTERM"
+        manager.listen("STOPPING=1")
+
+
+def test_a_loop_that_hangs_feeds_no_watchdog(manager: Manager) -> None:
+    notifier = Notifier(manager.env)
+    for _ in range(3):
+        notifier.alive()
+    manager.listen("WATCHDOG=1")
+    time.sleep(0.3)  # nobody calls `alive`
+    with pytest.raises(TimeoutError):
+        manager.socket.recv(100)
+    notifier.alive()
+    assert manager.socket.recv(100) == b"WATCHDOG=1"
+    Notifier({**manager.env, "WATCHDOG_PID": "1"}).alive()  # the variable was meant for another process
+    with pytest.raises(TimeoutError):
+        manager.socket.recv(100)
+    Notifier({}).ready()  # without systemd nothing happens
+
+
+def test_a_notify_socket_may_be_abstract() -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+        server.bind("\0edge-stt-test-notify")
+        server.settimeout(5.0)
+        Notifier({"NOTIFY_SOCKET": "@edge-stt-test-notify"}).status("well")
+        assert server.recv(100) == b"STATUS=well"
+
+
+UNITS = sorted((ROOT / "systemd").glob("*.service"))
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+
+
+@needs_systemd
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+def test_units_are_well_formed(unit: Path, tmp_path: Path) -> None:
+    copy = tmp_path / unit.name
+    copy.write_text(unit.read_text().replace("/usr/bin/edge-stt", sys.executable))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(copy)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, [line for line in done.stderr.splitlines() if unit.name in line]) == (0, [])
+
+
+@needs_systemd
+def test_the_service_is_in_a_sandbox() -> None:
+    unit = str(ROOT / "systemd" / "edge-stt.service")
+    command = ["systemd-analyze", "security", "--offline=yes", "--no-pager", "--threshold=20", unit]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+# --- the loop -------------------------------------------------------------------------------------------------------
+
+
+class Script:
+    """A source that gives what it was told to."""
+
+    def __init__(self, items: Iterator[Item]) -> None:
+        self.items = items
+
+    def open(self) -> None:
+        pass
+
+    def read(self, timeout: float) -> list[Item]:
+        return list(itertools.islice(self.items, 5)) or [End()]
+
+    def close(self) -> None:
+        pass
+
+
+class Keep:
+    name = "keep"
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def open(self) -> None:
+        pass
+
+    def accept(self, event: Event) -> None:
+        self.events.append(event)
+
+    def close(self, timeout: float) -> None:
+        pass
+
+    def of(self, kind: str) -> list[Event]:
+        return [event for event in self.events if event.kind == kind]
+
+
+def run(items: Iterator[Item], **settings: object) -> tuple[Keep, Metrics, Utterances]:
+    config = apply(DaemonConfig(), {name.replace("__", "."): value for name, value in settings.items()})
+    keep, metrics = Keep(), Metrics()
+    stream = EventStream([keep])
+    utterances = Utterances(stream.publish, metrics)
+    utterances.use(load_model(decoder="greedy"), config)
+    Listener(Script(items), stream, utterances, metrics, Notifier({}), Signals()).run()
+    return keep, metrics, utterances
+
+
+def pieces(samples: np.ndarray) -> Iterator[Item]:
+    for start in range(0, len(samples), 1_600):
+        yield Samples(samples[start : start + 1_600])
+
+
+def test_a_device_lost_in_a_sentence_ends_it_and_the_clock_goes_on() -> None:
+    speech = read_audio(MODERN)
+
+    def items() -> Iterator[Item]:
+        yield Opened("usb", 48_000, 1)
+        yield from pieces(speech[:24_000])
+        yield Lost("usb", "gone")
+        yield Opened("usb", 48_000, 1)
+        yield Gap(10.0)
+        yield from pieces(speech)
+
+    keep, metrics, utterances = run(items())
+    kinds = [event.kind for event in keep.events if event.kind != "partial"]
+    assert kinds[:5] == ["listening", "speech", "final", "device-lost", "listening"]
+    assert sorted(kinds[5:]) == ["final", "overflow", "speech", "stopped"]
+    first, second = keep.of("final")
+    assert (first.reason, second.reason) == ("gap", "end")
+    assert (first.utterance, second.utterance) == (1, 2)
+    assert second.words[0].start > 11.5
+    assert metrics.device_losses == 1
+    assert utterances.clock == pytest.approx(1.5 + 10.0 + len(speech) / RATE, abs=0.01)
+
+
+def test_a_short_gap_leaves_the_sentence_whole() -> None:
+    speech = read_audio(MODERN)
+    middle = 16_000
+
+    def items() -> Iterator[Item]:
+        yield from pieces(speech[:middle])
+        yield Gap(0.1)
+        yield from pieces(speech[middle:])
+
+    keep, _, _ = run(items())
+    assert len(keep.of("final")) == 1
+
+
+def test_doubtful_utterances_are_left_out() -> None:
+    speech = read_audio(MODERN)
+    keep, metrics, _ = run(pieces(speech), recogniser__min_confidence=1.0)
+    assert keep.of("final") == []
+    assert [event.utterance for event in keep.of("nothing")] == [1]
+    assert metrics.rejected == 1
+
+
+def memory() -> float:
+    """Resident megabytes."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+@pytest.mark.slow
+def test_half_an_hour_leaves_memory_flat_and_loses_no_utterance() -> None:
+    """Thirty minutes of speech, silence and noise, as fast as they can be recognised: each sentence gives its final."""
+    speech, rng = read_audio(MODERN), np.random.default_rng(0)
+    noise = rng.normal(0, 0.003, 16 * RATE).astype(np.float32)
+    silence = np.zeros(8 * RATE, np.float32)
+    cycle = np.concatenate([noise[: 2 * RATE], speech + noise[: len(speech)], noise, speech, silence])
+    rounds = round(1_800 / (len(cycle) / RATE))
+    resident: list[float] = []
+
+    def items() -> Iterator[Item]:
+        yield Opened("long", RATE, 1)
+        for _ in range(rounds):
+            yield from pieces(cycle)
+            resident.append(memory())
+
+    keep, metrics, _ = run(items())
+    assert metrics.audio_seconds == pytest.approx(1_800, rel=0.02)
+    finals, begun = keep.of("final"), keep.of("speech")
+    assert len(finals) + len(keep.of("nothing")) == len(begun)
+    assert sum(len(final.words) >= 3 for final in finals) == 2 * rounds
+    assert metrics.gated_seconds > 0.5 * metrics.audio_seconds
+    kept = len(keep.events) * 2e-3  # MB: the events that this test itself keeps
+    assert resident[-1] - resident[5] - kept < 1.0

@@ -1,0 +1,233 @@
+"""Where events go: sockets with slow readers, commands that hang, audio that is kept, and metrics."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import sys
+import time
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_stt.audio_keeper import AudioKeeper, RecentAudio
+from edge_stt.errors import EdgeSttError
+from edge_stt.events import FinalEvent, ListeningEvent
+from edge_stt.metrics import Metrics, MetricsConfig, MetricsOutput
+from edge_stt.recogniser import Word
+from edge_stt.sinks import ExecConfig, ExecSink, SocketSink
+
+LISTENING = ListeningEvent(device="x", rate=48_000, channels=2)
+
+
+def final(number: int, text: str = "turn on the light", start: float = 0.0) -> FinalEvent:
+    words = tuple(Word(word, start, start + 1.0, 0.9) for word in text.split())
+    return FinalEvent(utterance=number, text=text, start=start, end=start + 1.0, confidence=0.9, words=words)
+
+
+def wait_until(condition: object, timeout: float = 15.0) -> None:
+    end = time.monotonic() + timeout
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+# --- the Unix socket ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)  # a short path, whatever pytest's folder is called
+    return "events.sock"
+
+
+def connect(path: str) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(10.0)
+    client.connect(path)
+    return client
+
+
+def lines(client: socket.socket) -> Iterator[dict[str, object]]:
+    with client.makefile("rb") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def test_every_client_reads_everything(path: str) -> None:
+    sink = SocketSink(path)
+    sink.open()
+    sink.accept(LISTENING)
+    clients = [connect(path) for _ in range(5)]
+    wait_until(lambda: sink.clients == 5)
+    for number in range(20):
+        sink.accept(final(number))
+    sink.close(5.0)
+    for client in clients:
+        got = list(lines(client))
+        assert [event["event"] for event in got] == ["listening"] + ["final"] * 20
+        assert [event["utterance"] for event in got[1:]] == list(range(20))
+    assert not Path(path).exists()
+
+
+def test_a_client_that_does_not_read_is_dropped_and_the_others_go_on(path: str) -> None:
+    sink = SocketSink(path)
+    sink.open()
+    slow, quick = connect(path), connect(path)
+    got: list[dict[str, object]] = []
+    wait_until(lambda: sink.clients == 2)
+    reader = lines(quick)
+    text = "word " * 400
+    for number in range(60):
+        sink.accept(final(number, text))
+        got.append(next(reader))
+    assert sink.dropped == 1
+    assert sink.clients == 1
+    assert len(got) == 60
+    slow.close()
+    sink.close(5.0)
+
+
+def test_clients_that_leave_or_talk_are_no_matter(path: str) -> None:
+    sink = SocketSink(path)
+    sink.open()
+    talker = connect(path)
+    talker.sendall(b"\xff" * 100_000)
+    gone = connect(path)
+    wait_until(lambda: sink.clients == 2)
+    gone.close()
+    wait_until(lambda: sink.clients == 1)
+    sink.accept(final(1))
+    assert next(lines(talker))["text"] == "turn on the light"
+    sink.close(5.0)
+
+
+def test_a_stale_socket_is_replaced_and_one_in_use_is_not(path: str) -> None:
+    stale = socket.socket(socket.AF_UNIX)
+    stale.bind(path)
+    stale.close()
+    sink = SocketSink(path)
+    sink.open()
+    assert os.stat(path).st_mode & 0o777 == 0o660  # noqa: PTH116
+    with pytest.raises(EdgeSttError, match="is in use by another program"):
+        SocketSink(path).open()
+    sink.close(1.0)
+    Path(path).write_text("precious")
+    with pytest.raises(EdgeSttError, match="is no socket"):
+        SocketSink(path).open()
+    assert Path(path).read_text() == "precious"
+    with pytest.raises(EdgeSttError, match="cannot listen"):
+        SocketSink("/proc/nowhere/x").open()
+
+
+# --- commands -------------------------------------------------------------------------------------------------------
+
+
+def script(tmp_path: Path, body: str) -> tuple[str, str]:
+    path = tmp_path / "command.py"
+    path.write_text(f"import json, os, sys, time, subprocess\nout = {str(tmp_path)!r}\n{body}")
+    return sys.executable, str(path)
+
+
+def test_a_command_gets_the_event_and_the_text(tmp_path: Path) -> None:
+    body = "event = json.load(sys.stdin)\nopen(f'{out}/{event[\"utterance\"]}', 'w').write(os.environ['EDGE_STT_TEXT'])"
+    sink = ExecSink(ExecConfig(script(tmp_path, body)))
+    sink.open()
+    sink.accept(LISTENING)
+    for number in range(4):
+        sink.accept(final(number, f"text ; rm -rf {number}"))
+    sink.close(20.0)
+    assert [(tmp_path / str(n)).read_text() for n in range(4)] == [f"text ; rm -rf {n}" for n in range(4)]
+    assert sink.lost == 0
+
+
+def test_a_command_that_hangs_is_killed_with_its_children(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    body = "child = subprocess.Popen(['sleep', '60'])\nopen(f'{out}/pid', 'w').write(str(child.pid))\ntime.sleep(60)"
+    sink = ExecSink(ExecConfig(script(tmp_path, body), timeout=2.0))
+    sink.open()
+    started = time.monotonic()
+    sink.accept(final(1))
+    assert time.monotonic() - started < 0.5
+    wait_until(lambda: sink.lost == 1)
+    sink.close(5.0)
+    assert "ran longer than 2 s and was killed" in caplog.text
+    child = int((tmp_path / "pid").read_text())
+    state = Path(f"/proc/{child}/stat")
+    wait_until(lambda: not state.exists() or state.read_text().split()[2] == "Z")
+
+
+def test_no_more_run_at_once_than_allowed_and_their_failures_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = "n = len([f for f in os.listdir(out) if f.startswith('run')])\nopen(f'{out}/run{os.getpid()}', 'w')\n"
+    body += "time.sleep(0.5)\nos.remove(f'{out}/run{os.getpid()}')\nopen(f'{out}/seen', 'a').write(f'{n}')\nsys.exit(3)"
+    sink = ExecSink(ExecConfig(script(tmp_path, body), concurrency=2))
+    sink.open()
+    for number in range(6):
+        sink.accept(final(number))
+    sink.close(20.0)
+    seen = (tmp_path / "seen").read_text()
+    assert len(seen) == 6
+    assert set(seen) <= {"0", "1"}
+    assert "exited with 3" in caplog.text
+
+
+def test_a_command_that_is_not_there_is_refused() -> None:
+    with pytest.raises(EdgeSttError, match="no command that can be run"):
+        ExecSink(ExecConfig(("/no/such/command",))).open()
+
+
+# --- audio and metrics ----------------------------------------------------------------------------------------------
+
+
+def test_the_newest_utterances_are_kept(tmp_path: Path) -> None:
+    recent = RecentAudio(10.0)
+    tone = np.sin(np.arange(16_000) / 20.0).astype(np.float32) * 0.5
+    keeper = AudioKeeper(str(tmp_path / "kept"), 3, recent)
+    keeper.open()
+    for second in range(30):
+        recent.add(float(second), tone * (second / 30.0))
+        if second >= 20:
+            keeper.accept(final(second, start=second - 1.0))
+    keeper.close(10.0)
+    kept = sorted((tmp_path / "kept").iterdir())
+    assert [path.stem[-2:] for path in kept] == ["27", "28", "29"]
+    with wave.open(str(kept[-1])) as file:
+        assert (file.getframerate(), file.getnchannels(), file.getnframes()) == (16_000, 1, 16_000)
+        samples = np.frombuffer(file.readframes(16_000), "<i2") / 32767
+    assert np.abs(samples - tone * (28 / 30.0)).max() < 1e-3
+    assert recent._held <= 11 * 16_000
+
+
+def test_metrics_are_prometheus_text(tmp_path: Path, path: str) -> None:
+    metrics = Metrics(audio_seconds=10.0, compute_seconds=0.5, utterances=2)
+    metrics.observe_latency(0.03)
+    metrics.observe_latency(9.0)
+    output = MetricsOutput(MetricsConfig(file=str(tmp_path / "edge.prom"), socket=path), metrics, lambda: 7)
+    output.open()
+    with connect(path) as client:
+        client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        answer = b"".join(iter(lambda: client.recv(65_536), b"")).decode()
+    output.close()
+    head, body = answer.split("\r\n\r\n")
+    assert head.startswith("HTTP/1.0 200 OK")
+    assert f"Content-Length: {len(body)}" in head
+    assert (tmp_path / "edge.prom").read_text() == body
+    values = dict(line.rsplit(" ", 1) for line in body.splitlines() if not line.startswith("#"))
+    assert float(values["edge_stt_rtf"]) == 0.05
+    assert values["edge_stt_lost_events_total"] == "7"
+    assert values['edge_stt_final_compute_seconds_bucket{le="0.05"}'] == "1"
+    assert values['edge_stt_final_compute_seconds_bucket{le="+Inf"}'] == "2"
+    for line in body.splitlines():
+        assert re.fullmatch(r"# (HELP|TYPE) edge_stt_\w+ .+|edge_stt_\w+(\{le=\"[^\"]+\"\})? [0-9.e+-]+", line), line
+    assert not Path(path).exists()
+
+
+def test_metrics_that_cannot_be_written_are_refused_at_the_start() -> None:
+    with pytest.raises(EdgeSttError):
+        MetricsOutput(MetricsConfig(file="/proc/nowhere/x"), Metrics()).open()
