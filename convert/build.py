@@ -1,4 +1,4 @@
-"""Build a model package from a training run: graph → TFLite in a child process → golden pair, card, hashes."""
+"""Build model packages from a training run: graph → TFLite in a child process → parity gate → proof → package."""
 
 from __future__ import annotations
 
@@ -6,24 +6,35 @@ import io
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edge_stt.audio import read_audio
-from edge_stt.errors import EdgeSttError, UsageError
+from edge_stt.corpora import Clip
+from edge_stt.decoders import LEXICON_FILE, LM_FILE, PRONUNCIATION_FILE
+from edge_stt.errors import EdgeSttError, PackageError, UsageError
 from edge_stt.features import Floats, NormalizationConfig, log_mel, normalise_utterance
 from edge_stt.interpreter import AcousticModel
 from edge_stt.package import CARD_FILE, GOLDEN_FILE, MODEL_FILE, ModelInfo, ModelPackage, write_package
 
+from .calibration import calibration_clips
 from .card import model_card
 from .graph import TrainedModel, load_run, save_graphs, stream_info
+from .operators import check_operators
+from .parity import PARITY_FILE, DevClip, GateConfig, Parity, ParityError, ParityGate, dev_clips, read_clips
+from .parity_report import parity_json
+from .prove import Proof, interpreters, prove
 
 MODES = ("float32", "float16", "dynamic", "int8", "int16x8")
+CALIBRATED = ("int8", "int16x8")
 DEMO_CLIP = Path(__file__).parent.parent / "edge_stt" / "data" / "demo.opus"
 GOLDEN_FRAMES = 300
+Say = Callable[[str], None]
 
 
 class ConversionError(EdgeSttError):
@@ -32,17 +43,52 @@ class ConversionError(EdgeSttError):
 
 @dataclass(frozen=True)
 class BuildConfig:
-    """What goes into a package beside the weights; ``notes`` is Markdown for the model card."""
+    """What is made. ``quantize`` is a mode or ``all``; ``notes`` is Markdown for the model card.
+
+    ``data`` (a manifest) gives ``calibration_clips`` representative clips to the integer modes, ``dev`` the clips of
+    the gate; without it, the gate has the demo clip alone and judges no error rates. ``decoding`` is a package whose
+    lexicon and language model are taken over, and measured too. ``pythons`` are further interpreters to prove it on.
+    """
 
     name: str
     quantize: str = "dynamic"
     licence: str = "CC BY 4.0"
     default_head: str = "characters"
     notes: str = ""
+    data: Path | None = None
+    calibration_clips: int = 100
+    dev: Path | None = None
+    keep_float: tuple[str, ...] = ()
+    decoding: Path | None = None
+    pythons: tuple[str, ...] = ()
+    gate: GateConfig = field(default_factory=GateConfig)
+    force: bool = False
+    overwrite: bool = False
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The modes asked for."""
+        return MODES if self.quantize == "all" else (self.quantize,)
 
 
-def to_tflite(model: TrainedModel, mode: str, calibration: list[Floats] | None = None) -> bytes:
-    """Convert. ``calibration`` is normalised log-mel, needed by the integer modes.
+@dataclass
+class Product:
+    """One mode on its way to a package; ``error`` says why it did not become one."""
+
+    mode: str
+    out: Path
+    seconds: float = 0.0
+    content: bytes = b""
+    parity: Parity | None = None
+    proofs: list[Proof] = field(default_factory=list)
+    package: ModelPackage | None = None
+    error: str | None = None
+
+
+def to_tflite(
+    model: TrainedModel, mode: str, calibration: Sequence[Floats] | None = None, keep_float: Sequence[str] = ()
+) -> bytes:
+    """Convert. ``calibration`` is normalised log-mel, needed by the integer modes; ``keep_float`` names layers.
 
     Raises `ConversionError` with the converter's reason, also when it crashes.
     """
@@ -52,11 +98,13 @@ def to_tflite(model: TrainedModel, mode: str, calibration: list[Floats] | None =
         work = Path(folder)
         save_graphs(model, work / "saved_model")
         arguments = [str(work / "saved_model"), str(work / "model.tflite"), mode]
-        if mode in ("int8", "int16x8"):
+        if mode in CALIBRATED:
             if not calibration:
                 raise ConversionError(f"{mode} needs representative clips: give a manifest with --data")
             np.savez(work / "calibration.npz", *calibration)
-            arguments.append(str(work / "calibration.npz"))
+            arguments += ["--calibration", str(work / "calibration.npz")]
+        if keep_float:
+            arguments += ["--keep-float", *keep_float]
         root = Path(__file__).parent.parent
         done = subprocess.run(
             [sys.executable, "-m", "convert.child", *arguments], cwd=root, capture_output=True, text=True, check=False
@@ -77,12 +125,74 @@ def golden_input(model: TrainedModel) -> Floats:
     return normalise_utterance(frames, model.statistics)
 
 
-def build_package(
-    run: Path, out: Path, config: BuildConfig, calibration: list[Floats] | None = None, overwrite: bool = False
-) -> ModelPackage:
-    """Convert a run and write the package to ``out``."""
+def demo_clips(model: TrainedModel) -> list[DevClip]:
+    """The demo clip, for a gate without a dev set."""
+    text = DEMO_CLIP.with_suffix(".txt").read_text(encoding="utf-8")
+    return read_clips([Clip("demo", "demo", "LJ", DEMO_CLIP, 0.0, text, "demo")], model, str(DEMO_CLIP))
+
+
+def convert_run(run: Path, out: Path, config: BuildConfig, say: Say = lambda text: None) -> list[Product]:
+    """Convert a run in every mode asked for, measure, and write what passes: ``out``, or ``out``/MODE of ``all``.
+
+    ``say`` hears of progress. A mode that fails does not stop the others: look at each product's ``error``. Raises
+    `EdgeSttError` for what no mode can do without.
+    """
+    products = [Product(mode, out / mode if config.quantize == "all" else out) for mode in _checked(config)]
+    for product in products:
+        if product.out.exists() and not config.overwrite:
+            raise PackageError(f"{product.out} exists; choose another name or overwrite it (--overwrite)")
     model = load_run(run)
-    content = to_tflite(model, config.quantize, calibration)
+    decoding = ModelPackage.load(config.decoding) if config.decoding else None
+    calibration = calibration_clips(config.data, config.calibration_clips, model) if config.data else None
+    clips = dev_clips(config.dev, config.gate.clips, model) if config.dev else demo_clips(model)
+    for product in products:
+        _convert(product, model, calibration, config, say)
+    with tempfile.TemporaryDirectory() as folder:
+        trials = {}
+        for product in products:
+            if product.content:
+                trials[product.mode] = _trial(Path(folder) / product.mode, product, model, config, decoding)
+        _measure(products, trials, model, clips, config, say)
+        for product in products:
+            if product.mode in trials and not product.error:
+                _prove(product, trials[product.mode], config, say)
+        for product in products:
+            if product.mode in trials and not product.error:
+                _write(product, trials[product.mode], clips, config)
+                say(f"{product.mode}: written to {product.out}")
+    return products
+
+
+def _checked(config: BuildConfig) -> tuple[str, ...]:
+    if config.quantize not in (*MODES, "all"):
+        raise UsageError(f"unknown quantization {config.quantize!r}; choose one of {', '.join(MODES)}, all")
+    needing = [mode for mode in config.modes if mode in CALIBRATED]
+    if needing and config.data is None:
+        raise UsageError(f"{needing[0]} needs representative clips: give a manifest with --data")
+    if config.keep_float and not set(config.modes) & {"dynamic", "int8", "int16x8"}:
+        raise UsageError(f"--keep-float: {config.quantize} has no layers that are not float")
+    return config.modes
+
+
+def _convert(
+    product: Product, model: TrainedModel, calibration: list[Floats] | None, config: BuildConfig, say: Say
+) -> None:
+    start = time.monotonic()
+    keep = config.keep_float if product.mode in ("dynamic", "int8", "int16x8") else ()
+    try:
+        content = to_tflite(model, product.mode, calibration, keep)
+        check_operators(content)
+        product.content = content
+    except EdgeSttError as error:
+        product.error = str(error)
+    product.seconds = time.monotonic() - start
+    say(f"{product.mode}: {product.error or f'converted in {product.seconds:.0f} s'}")
+
+
+def _trial(
+    path: Path, product: Product, model: TrainedModel, config: BuildConfig, decoding: ModelPackage | None
+) -> ModelPackage:
+    """A package to measure, with the golden pair but no card yet."""
     info = ModelInfo(
         name=config.name,
         architecture={"parameters": model.parameters, **asdict(model.config.model)},
@@ -94,20 +204,62 @@ def build_package(
         stride=model.network.stride,
         lookahead=model.network.lookahead,
         stream=stream_info(model),
-        quantization=config.quantize,
+        quantization=product.mode,
         run=f"{model.config.name}@{model.step}",
         licence=config.licence,
     )
-    files = {MODEL_FILE: content}
+    files = {MODEL_FILE: product.content}
+    if decoding is not None:
+        files |= {n: decoding.read(n) for n in (LEXICON_FILE, LM_FILE, PRONUNCIATION_FILE) if n in decoding.files}
+        info = replace(info, decoding=decoding.info.decoding)
     golden = golden_input(model)
-    with tempfile.TemporaryDirectory() as folder:
-        # The golden outputs are those of the converted file itself: they prove an installation, not the conversion.
-        trial = write_package(Path(folder) / "trial", info, {**files, GOLDEN_FILE: b""})
-        acoustic = AcousticModel(trial)
-        outputs = acoustic.offline(golden)
+    # The golden outputs are those of the converted file itself: they prove an installation, not the conversion.
+    first = write_package(path.with_name(f"{path.name}-first"), info, {**files, GOLDEN_FILE: b""})
+    outputs = AcousticModel(first).offline(golden)
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {"log_mel": golden[None], **{head: x[None] for head, x in outputs.items()}}
     np.savez_compressed(buffer, **arrays)
-    files[GOLDEN_FILE] = buffer.getvalue()
-    files[CARD_FILE] = model_card(info, len(content), config.notes).encode()
-    return write_package(out, info, files, overwrite)
+    return write_package(path, info, {**files, GOLDEN_FILE: buffer.getvalue()})
+
+
+def _measure(
+    products: list[Product],
+    trials: dict[str, ModelPackage],
+    model: TrainedModel,
+    clips: list[DevClip],
+    config: BuildConfig,
+    say: Say,
+) -> None:
+    if not trials:
+        return
+    start = time.monotonic()
+    lexicon = config.decoding is not None and next(iter(trials.values())).info.decoding.get("decoder") == "lexicon"
+    gate = ParityGate(model, clips, config.gate, lexicon)
+    parities = {parity.mode: parity for parity in gate.measure(trials, lambda step: say(f"measuring {step}"))}
+    for product in products:
+        product.parity = parities.get(product.mode)
+        if product.parity and product.parity.problems and not config.force:
+            product.error = str(
+                ParityError(f"{product.mode} refused: {'; '.join(product.parity.problems)} (--force writes it anyway)")
+            )
+    say(f"measured on {len(clips)} clips in {time.monotonic() - start:.0f} s")
+
+
+def _prove(product: Product, trial: ModelPackage, config: BuildConfig, say: Say) -> None:
+    try:
+        for python in interpreters(config.pythons):
+            product.proofs.append(prove(trial, python))
+            say(f"{product.mode}: runs on {product.proofs[-1].runtime}")
+    except EdgeSttError as error:
+        product.error = str(error).replace(str(trial.path), product.mode)
+
+
+def _write(product: Product, trial: ModelPackage, clips: list[DevClip], config: BuildConfig) -> None:
+    assert product.parity is not None
+    info = replace(trial.info, runtimes=tuple(proof.runtime for proof in product.proofs))
+    files = {name: trial.read(name) for name in trial.files}
+    source = f"{config.dev.parent.name} {config.dev.stem}" if config.dev else "the demo clip"
+    files[PARITY_FILE] = parity_json(product.parity, product.proofs, source, clips, config)
+    card = model_card(info, len(product.content), config.notes, product.parity, source, config.keep_float)
+    files[CARD_FILE] = card.encode()
+    product.package = write_package(product.out, info, files, config.overwrite)

@@ -1,71 +1,128 @@
 """One conversion in a process of its own: a converter that crashes takes only this process with it.
 
-``python -m convert.child SAVED_MODEL OUT MODE [CALIBRATION.npz]`` writes the .tflite file.
+``python -m convert.child SAVED_MODEL OUT MODE [--calibration CLIPS.npz] [--keep-float LAYER…]`` writes a .tflite file.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from edge_stt.features import Floats
 
-def convert(saved_model: Path, mode: str, calibration: Path | None) -> bytes:
-    """Convert both signatures; ``calibration`` holds normalised log-mel clips for the integer modes."""
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model), signature_keys=["offline", "stream"])
+from .flatbuffer import WEIGHTED, TfliteFile, layer_operators
+from .ranges import with_ranges
+
+CONV_VERSION = 4  # the oldest that knows 16-bit activations: tflite-runtime 2.14 must load the file
+
+
+def convert(saved_model: Path, mode: str, calibration: Path | None = None, keep_float: Sequence[str] = ()) -> bytes:
+    """Convert both signatures; ``calibration`` holds normalised log-mel clips for the integer modes.
+
+    ``keep_float`` names layers whose weights and arithmetic stay in float32.
+    """
+    if mode in ("int8", "int16x8"):
+        if calibration is None:
+            raise ValueError(f"{mode} needs calibration clips")
+        with np.load(calibration) as clips:
+            return quantize_integer(from_saved_model(saved_model, "float32"), mode, list(clips.values()), keep_float)
+    content = from_saved_model(saved_model, mode)
+    if mode == "dynamic" and keep_float:
+        content = with_float_weights(content, from_saved_model(saved_model, "float32"), keep_float)
+    return content
+
+
+def from_saved_model(saved_model: Path, mode: str) -> bytes:
+    """TensorFlow's converter in a mode without calibration."""
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model), signature_keys=_signatures(saved_model))
     # Per-channel scales for dense layers need operator versions that tflite-runtime 2.14 does not know.
     converter._experimental_disable_per_channel_quantization_for_dense_layers = True
     if mode != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if mode == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if mode in ("int8", "int16x8"):
-        if calibration is None:
-            raise ValueError(f"{mode} needs calibration clips")
-        ops = tf.lite.OpsSet
-        converter.target_spec.supported_ops = [
-            ops.TFLITE_BUILTINS_INT8
-            if mode == "int8"
-            else ops.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
-        ]
-        converter.representative_dataset = lambda: _representative(saved_model, calibration)
     content: bytes = converter.convert()
     return content
 
 
-def _representative(saved_model: Path, calibration: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Inputs for both signatures: each clip whole, and the same clip in chunks with the states that go with them."""
-    model = tf.saved_model.load(str(saved_model))
-    stream = model.signatures["stream"]
-    specs = dict(stream.structured_input_signature[1])
-    chunk = specs["log_mel"].shape[1]
-    stride_chunk = chunk // 4
-    with np.load(calibration) as clips:
-        for name in clips.files:
-            log_mel = clips[name][None]
-            yield "offline", {"log_mel": log_mel}
-            states = {k: np.zeros(s.shape, np.float32) for k, s in specs.items() if k.startswith("state")}
-            for number, start in enumerate(range(0, log_mel.shape[1] - chunk + 1, chunk)):
-                inputs = {
-                    "log_mel": log_mel[:, start : start + chunk],
-                    "position": np.array([number * stride_chunk], np.int32),
-                    "end": np.array([2**30], np.int32),
-                    **states,
-                }
-                yield "stream", inputs
-                out = stream(**{k: tf.constant(v) for k, v in inputs.items()})
-                states = {k: out[k].numpy() for k in states}
+def _signatures(saved_model: Path) -> list[str]:
+    found = tf.saved_model.load(str(saved_model)).signatures
+    return [name for name in ("offline", "stream") if name in found]
+
+
+def quantize_integer(content: bytes, mode: str, clips: list[Floats], keep_float: Sequence[str] = ()) -> bytes:
+    """Integer weights and activations from a float file; log-softmax stays in float: its integer form is too coarse.
+
+    Weights of convolutions have one scale a channel. Ranges of activations are `ranges.with_ranges`'.
+    """
+    from tensorflow.lite.python.convert import mlir_quantize
+    from tensorflow.lite.toco import types_pb2
+
+    ranged = with_ranges(content, clips, 8 if mode == "int8" else 16)
+    file = TfliteFile(ranged)
+    quantized: bytes = mlir_quantize(
+        ranged,
+        inference_type=types_pb2.QUANTIZED_INT8 if mode == "int8" else types_pb2.QUANTIZED_INT16,
+        disable_per_channel_for_dense_layers=True,
+        denylisted_ops=["LOG_SOFTMAX"],
+        denylisted_nodes=[
+            file.name(op.graph, op.outputs[0]) for layer in keep_float for op in layer_operators(file, layer)
+        ],
+    )
+    return quantized if mode == "int8" else repair_16_bit(quantized)
+
+
+def repair_16_bit(content: bytes) -> bytes:
+    """Give the kernels what they want where the quantizer errs: biases of 64 bits, and no zero point of -1."""
+    file = TfliteFile(content)
+    types = file.types
+    widened: set[int] = set()
+    for graph, table in file.graphs.items():
+        for tensor in table.tensors:
+            if types[tensor.type] == "INT16" and tensor.quantization is not None:
+                zeros = tensor.quantization.zeroPoint
+                tensor.quantization.zeroPoint = None if zeros is None else [0] * len(zeros)
+        for op in file.operators(graph):
+            if op.name not in WEIGHTED or file.type(graph, op.inputs[0]) != "INT16" or len(op.inputs) < 3:
+                continue
+            bias = file.tensor(graph, op.inputs[2])
+            if types[bias.type] == "INT32":
+                bias.type = next(value for value, name in types.items() if name == "INT64")
+                if bias.buffer not in widened:
+                    widened.add(bias.buffer)
+                    buffer = file.model.buffers[bias.buffer]
+                    wide = np.asarray(buffer.data, np.uint8).view("<i4").astype("<i8")
+                    buffer.data = np.frombuffer(wide.tobytes(), np.uint8)
+    file.limit_version("CONV_2D", CONV_VERSION)
+    return file.to_bytes()
+
+
+def with_float_weights(content: bytes, float_content: bytes, layers: Sequence[str]) -> bytes:
+    """A dynamic-range file in which some layers have their float weights again, and so float arithmetic."""
+    file, source = TfliteFile(content), TfliteFile(float_content)
+    for layer in layers:
+        pairs = zip(layer_operators(file, layer), layer_operators(source, layer), strict=True)
+        for op, original in pairs:
+            values = source.values(original.graph, original.inputs[1])
+            file.replace_constant(op.graph, op.inputs[1], values)
+    return file.to_bytes()
 
 
 def main() -> None:
     """Entry point of the child process."""
-    saved_model, out, mode, *calibration = sys.argv[1:]
-    content = convert(Path(saved_model), mode, Path(calibration[0]) if calibration else None)
-    Path(out).write_bytes(content)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("saved_model", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("mode")
+    parser.add_argument("--calibration", type=Path)
+    parser.add_argument("--keep-float", nargs="*", default=[])
+    arguments = parser.parse_args()
+    content = convert(arguments.saved_model, arguments.mode, arguments.calibration, arguments.keep_float)
+    arguments.out.write_bytes(content)
 
 
 if __name__ == "__main__":

@@ -1,39 +1,147 @@
-"""``edge-stt convert``: a trained run to a model package."""
+"""``edge-stt convert``: a trained run to a model package, and what to ask of packages."""
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from edge_stt.package import CARD_FILE
+from edge_stt.errors import EdgeSttError, RuntimeMissingError
 
-from .build import MODES, BuildConfig, build_package
-from .calibration import calibration_clips
-from .graph import load_run
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False)
+
+class DefaultCommand(TyperGroup):
+    """A group whose ``run`` need not be said: `edge-stt convert RUN` is `edge-stt convert run RUN`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put ``run`` first where no command stands."""
+        if args and args[0] not in self.commands and args[0] != "--help":
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=DefaultCommand,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+    help="Convert a trained run to a model package, measure what that cost, and look into packages. "
+    "`edge-stt convert RUN -o PACKAGE` is short for `edge-stt convert run RUN -o PACKAGE`.",
+)
+AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
+Names = list[str]
 
 
 @app.command()
-def convert(
+def run(
     run: Annotated[Path, typer.Argument(help="Run directory of `edge-stt train`.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Package to write: a folder, or a .zip.")],
-    quantize: Annotated[str, typer.Option(help=f"One of {', '.join(MODES)}.")] = "dynamic",
+    quantize: Annotated[
+        str, typer.Option(help="float32, float16, dynamic, int8, int16x8, or all: each to OUT/MODE.")
+    ] = "dynamic",
     data: Annotated[
         Path | None, typer.Option(help="Manifest of representative clips (int8 and int16x8 need one).")
     ] = None,
     clips: Annotated[int, typer.Option(min=1, help="Representative clips to take from it.")] = 100,
+    dev: Annotated[Path | None, typer.Option(help="Manifest the gate measures on; without it, the demo clip.")] = None,
+    dev_clips: Annotated[int | None, typer.Option(min=1, help="Clips to take from it, evenly spread.")] = None,
+    keep_float: Annotated[
+        Names | None, typer.Option(help="Layer that stays in float, or `auto`; repeat for several.")
+    ] = None,
+    decoding: Annotated[
+        Path | None, typer.Option(help="Package whose lexicon and language model are taken over, and measured too.")
+    ] = None,
+    python: Annotated[
+        Names | None, typer.Option(help="A Python with another TFLite runtime to prove the package on; repeat.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model; without it, the package's file name.")] = None,
     licence: Annotated[str, typer.Option(help="Licence of the weights.")] = "CC BY 4.0",
     notes: Annotated[Path | None, typer.Option(help="Markdown file for the model card: data, use, limits.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write what is beyond the limits too; the card says so.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing package.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Quantise a trained model and write it as a verified package."""
-    text = notes.read_text(encoding="utf-8") if notes else ""
-    config = BuildConfig(name or out.stem, quantize, licence, notes=text)
-    package = build_package(
-        run, out, config, calibration_clips(data, clips, load_run(run)) if data else None, overwrite
+    """Quantise a trained model, measure it against the float model, and write it as a verified package.
+
+    Exit code 1 when a mode failed or was refused; the others are written.
+    """
+    _require_tensorflow()
+    from .build import BuildConfig, convert_run
+    from .parity import GateConfig
+
+    config = BuildConfig(
+        name=name or out.stem,
+        quantize=quantize,
+        licence=licence,
+        notes=_read(notes),
+        data=data,
+        calibration_clips=clips,
+        dev=dev,
+        keep_float=tuple(keep_float or ()),
+        decoding=decoding,
+        pythons=tuple(python or ()),
+        gate=GateConfig(clips=dev_clips) if dev_clips else GateConfig(),
+        force=force,
+        overwrite=overwrite,
     )
-    typer.echo(package.read(CARD_FILE).decode() if CARD_FILE in package.files else str(out))
+    products = convert_run(run, out, config, _progress())
+    from .parity_report import result, table
+
+    if as_json:
+        typer.echo(json.dumps(result(products), indent=1))
+    else:
+        _print(table(products))
+    failures = [product.error for product in products if product.error]
+    for failure in failures[1:]:
+        typer.echo(f"edge-stt: {failure}", err=True)
+    if failures:
+        raise EdgeSttError(str(failures[0]))
+
+
+def _require_tensorflow() -> None:
+    for module in ("tensorflow", "keras"):
+        if importlib.util.find_spec(module) is None:
+            raise RuntimeMissingError(f"`edge-stt convert` needs {module}: pip install 'edge-stt[train]'")
+
+
+def _read(notes: Path | None) -> str:
+    try:
+        return notes.read_text(encoding="utf-8") if notes else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise EdgeSttError(f"cannot read {notes}: {error}") from error
+
+
+def _progress() -> Callable[[str], None]:
+    """One line that changes on a terminal, with the seconds since the start; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        return lambda text: None
+    import time
+
+    from rich.console import Console
+
+    console, start, last = Console(stderr=True), time.monotonic(), [""]
+
+    def say(text: str) -> None:
+        if text != last[0]:
+            last[0] = text
+            console.print(f"{time.monotonic() - start:5.0f} s  {text}", markup=False, highlight=False)
+
+    return say
+
+
+def _print(table: Any) -> None:
+    """A rich table, whole also where the output is no terminal."""
+    from rich.console import Console
+
+    console = Console()
+    Console(width=None if console.is_terminal else 200).print(table)
