@@ -26,7 +26,7 @@ from .phrases import Match, PhraseConfig, PhraseDecoder
 from .recogniser import Transcriber
 
 Samples = npt.NDArray[np.float32]
-RIDGE = 1e-3  # keeps the fit finite where the classes do not overlap
+RIDGE = 0.1  # keeps the fit finite where the classes do not overlap
 NEWTON_STEPS = 50
 
 
@@ -148,6 +148,7 @@ def fit(found: Sequence[Example], config: PhraseConfig) -> PhraseConfig:
             weight[kinds == kind] = share / (kinds == kind).sum()
     said = kinds == "phrase"
     weight[~said] *= weight[said].sum() / weight[~said].sum()
+    weight *= len(found)
     behind = np.array([[-1.0, example.match.overall, example.match.worst] for example in found])
     offset, overall, worst = _logistic(behind, said, weight)
     config = replace(config, offset=round(offset, 3), overall=round(overall, 3), worst=round(worst, 4))

@@ -27,7 +27,7 @@ class _Steps(NamedTuple):
 
     Bits, uint8 ``[frames, nodes / 8]``: ``from_blank``, whether a node's better half before the frame was its blank;
     ``entered``, whether its unit was entered in the frame. ``word_end``, int32 ``[frames, states]``: through which
-    word end the separator of a state was entered. ``log_probs``: what was heard.
+    word end the separator of a state was entered, -1 where from its own blank. ``log_probs``: what was heard.
     """
 
     from_blank: npt.NDArray[np.uint8]
@@ -51,7 +51,9 @@ class Trellis:
 
     @property
     def log_probs(self) -> LogProbs:
-        """What was heard, float32 ``[frames, units]``; at least one frame."""
+        """What was heard, float32 ``[frames, units]``."""
+        if not self.steps:
+            return np.empty((0, 0), np.float32)
         return np.concatenate([steps.log_probs for steps in self.steps])
 
 
@@ -103,7 +105,7 @@ class PhraseSearch:
         in_unit, in_blank = trellis.in_unit, trellis.in_blank
         bits = (count, (acceptor.nodes + 7) // 8)
         steps = _Steps(
-            np.empty(bits, np.uint8), np.empty(bits, np.uint8), np.zeros((count, states), np.int32), log_probs
+            np.empty(bits, np.uint8), np.empty(bits, np.uint8), np.full((count, states), -1, np.int32), log_probs
         )
         separators = np.maximum(log_probs[:, SEPARATOR], log_probs[:, BLANK] - self.separator_penalty)
         ways = np.full(acceptor.nodes, IMPOSSIBLE, np.float32)
@@ -112,6 +114,8 @@ class PhraseSearch:
             at_ends = both[acceptor.end_node]
             if states > 1:
                 ways[1:states] = np.maximum.reduceat(at_ends, acceptor.end_first)
+            ways[0] = IMPOSSIBLE
+            np.maximum(ways[:states], in_blank[:states], out=ways[:states])  # separators may be repeated
             ways[states:] = both[acceptor.parent]
             ways[acceptor.repeated] = in_blank[self._repeated_parent]
             alive = np.flatnonzero((at_ends >= ways[acceptor.end_state]) & (at_ends > IMPOSSIBLE / 2))
@@ -145,6 +149,7 @@ class PhraseSearch:
     def _trace(self, trellis: Trellis, node: int, end: int | None) -> BestPath:
         """The path to a node, whose last word went through word end ``end``, if it has just ended."""
         acceptor = self.acceptor
+        log_probs = trellis.log_probs
         in_blank = bool(trellis.in_blank[node] > trellis.in_unit[node])
         score = float(max(trellis.in_blank[node], trellis.in_unit[node]))
         words: list[PathWord] = []
@@ -165,7 +170,7 @@ class PhraseSearch:
                 before = int(acceptor.parent[node - acceptor.states]) if node >= acceptor.states else -1
                 if before >= 0:
                     unit = int(acceptor.unit[node])
-                    tokens.append(DecodedToken(unit, time, until, _probability(trellis, time, until, unit)))
+                    tokens.append(DecodedToken(unit, time, until, float(np.exp(log_probs[time:until, unit]).mean())))
                     in_blank = bool(self._repeats[node]) or _bit(steps.from_blank[t], before)
                     if before < acceptor.states:  # the first unit of a word
                         if label is not None:
@@ -174,6 +179,9 @@ class PhraseSearch:
                         tokens = []
                 else:
                     end = int(steps.word_end[t, node])
+                    if end < 0:  # it was in this separator's blank
+                        in_blank = True
+                        continue
                     label, before = acceptor.labels[acceptor.end_label[end]], int(acceptor.end_node[end])
                     in_blank = _bit(steps.from_blank[t], before)
                 node, until = before, time
@@ -182,13 +190,3 @@ class PhraseSearch:
 
 def _bit(row: npt.NDArray[np.uint8], index: int) -> bool:
     return bool(row[index >> 3] >> (7 - (index & 7)) & 1)
-
-
-def _probability(trellis: Trellis, start: int, end: int, unit: int) -> float:
-    """Mean probability of a unit in frames ``[start, end)``."""
-    total, first = 0.0, 0
-    for steps in trellis.steps:
-        rows = steps.log_probs[max(0, start - first) : max(0, end - first), unit]
-        total += float(np.exp(rows).sum())
-        first += len(steps.log_probs)
-    return min(1.0, total / max(1, end - start))
