@@ -132,10 +132,11 @@ def do_job(
         try:
             segments = []
             for segment in transcriber.utterances(blocks()):
-                segments.append(segment)
                 if said is not None:
                     said(segment)
-            transcript = Transcript.of(segments, samples / SAMPLE_RATE)
+                if said is None or job.outputs:
+                    segments.append(segment)
+            transcript = Transcript.of(segments, samples / SAMPLE_RATE)  # without words when nobody asks for them
             for kind, path in job.outputs.items():
                 write_atomically(Path(path), WRITERS[kind].pieces(transcript, job.name))
             shown = "".join(WRITERS[job.shown].pieces(transcript, job.name)) if job.shown and said is None else ""
