@@ -79,6 +79,7 @@ class AcousticModel:
     def __init__(self, package: ModelPackage, num_threads: int = 1, runtime: str | None = None) -> None:
         self.info = package.info
         self.runtime = find_runtime(runtime)
+        self._ran: set[Any] = set()  # signatures
         content = package.read(MODEL_FILE)
         try:
             with _quiet_stderr():
@@ -97,8 +98,7 @@ class AcousticModel:
         count = -(-len(log_mel) // self.info.stride)
         if count == 0:
             return {head: np.empty((0, len(units)), np.float32) for head, units in self.info.heads.items()}
-        with _quiet_stderr():
-            out = self._offline(log_mel=self._padded(log_mel, count * self.info.stride)[None])
+        out = self._run(self._offline, log_mel=self._padded(log_mel, count * self.info.stride)[None])
         return {head: out[head][0] for head in self.info.heads}
 
     def stream(self) -> AcousticStream:
@@ -106,6 +106,15 @@ class AcousticModel:
         if self._stream is None or self.info.stream is None:
             raise PackageError(f"the model {self.info.name} has no streaming form; use it offline")
         return AcousticStream(self)
+
+    def _run(self, signature: Any, **inputs: Any) -> dict[str, Any]:
+        """Run a signature. Only the first run is silenced: meanwhile no other thread can say or start anything."""
+        if signature in self._ran:
+            return signature(**inputs)
+        with _quiet_stderr():
+            out = signature(**inputs)
+        self._ran.add(signature)
+        return out
 
     @staticmethod
     def _padded(log_mel: Floats, frames: int) -> Floats:
@@ -152,13 +161,13 @@ class AcousticStream:
 
     def _run(self, chunk: Floats, end: int) -> dict[str, LogProbs]:
         assert self._model._stream is not None
-        with _quiet_stderr():
-            out = self._model._stream(
-                log_mel=chunk[None],
-                position=np.array([self._position], np.int32),
-                end=np.array([end], np.int32),
-                **self._states,
-            )
+        out = self._model._run(
+            self._model._stream,
+            log_mel=chunk[None],
+            position=np.array([self._position], np.int32),
+            end=np.array([end], np.int32),
+            **self._states,
+        )
         self._states = {name: out[name] for name in self._states}
         count = self._chunk // self._info.stride
         first = self._position - self._info.lookahead  # index of the first output of this chunk

@@ -7,11 +7,14 @@ variable nothing is sent.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import socket
+import sys
 import time
 from collections.abc import Mapping
+from typing import TextIO
 
 PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
 
@@ -81,9 +84,18 @@ class LogFormatter(logging.Formatter):
         )
 
 
+@functools.cache
+def _own_stderr() -> TextIO:
+    """Standard error under a number of its own: 2 leads nowhere while native code is silenced in another thread."""
+    try:
+        return os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace")
+    except OSError:  # closed
+        return sys.stderr
+
+
 def set_up_logging(level: str) -> None:
     """Log to stderr, in the journal's form where that is the journal."""
-    handler = logging.StreamHandler()
+    handler = logging.StreamHandler(_own_stderr())
     handler.setFormatter(LogFormatter("JOURNAL_STREAM" in os.environ))
     root = logging.getLogger()
     root.handlers[:] = [handler]
