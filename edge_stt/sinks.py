@@ -158,6 +158,8 @@ class ExecConfig:
 class ExecSink:
     """Runs a command for each final: JSON on its standard input, the text in ``EDGE_STT_TEXT`` too. No shell.
 
+    The slots of a phrase are in variables as well: that called ``room`` in ``EDGE_STT_SLOT_ROOM``.
+
     Its output goes to the daemon's stderr, which under systemd is the journal. After ``timeout`` it is killed, with
     all processes of its group. When too many finals wait, the newest are lost.
     """
@@ -211,7 +213,9 @@ class _ExecWorker(QueuedSink):
     def deliver(self, event: Event) -> None:
         """Run the command to its end, or to its time's."""
         command = self.config.command
-        environment = {**os.environ, "EDGE_STT_TEXT": getattr(event, "text", "")}
+        slots = getattr(event, "slots", {}).items()
+        named = {f"EDGE_STT_SLOT_{name.upper().replace('-', '_')}": str(value) for name, value in slots}
+        environment = {**os.environ, **named, "EDGE_STT_TEXT": getattr(event, "text", "")}
         environment.pop("NOTIFY_SOCKET", None)  # it is not for a child to speak for the daemon
         process = self._running = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=2, start_new_session=True, env=environment

@@ -10,6 +10,7 @@ import sys
 import time
 import wave
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -135,14 +136,15 @@ def script(tmp_path: Path, body: str) -> tuple[str, str]:
 
 
 def test_a_command_gets_the_event_and_the_text(tmp_path: Path) -> None:
-    body = "event = json.load(sys.stdin)\nopen(f'{out}/{event[\"utterance\"]}', 'w').write(os.environ['EDGE_STT_TEXT'])"
+    body = "event = json.load(sys.stdin)\nseen = os.environ['EDGE_STT_TEXT'] + os.environ['EDGE_STT_SLOT_THE_ROOM']\n"
+    body += "open(f'{out}/{event[\"utterance\"]}', 'w').write(seen)"
     sink = ExecSink(ExecConfig(script(tmp_path, body)))
     sink.open()
     sink.accept(LISTENING)
     for number in range(4):
-        sink.accept(final(number, f"text ; rm -rf {number}"))
+        sink.accept(replace(final(number, f"text ; rm -rf {number}"), slots={"the-room": "attic"}))
     sink.close(20.0)
-    assert [(tmp_path / str(n)).read_text() for n in range(4)] == [f"text ; rm -rf {n}" for n in range(4)]
+    assert [(tmp_path / str(n)).read_text() for n in range(4)] == [f"text ; rm -rf {n}attic" for n in range(4)]
     assert sink.lost == 0
 
 
