@@ -20,12 +20,15 @@ from train.augment import (
     SpecAugmentConfig,
     add_noise,
     add_room,
+    babble,
     band_limit,
     change_gain,
     change_speed,
+    change_tempo,
     room_response,
     spec_augment,
     warp_frequency,
+    warp_time,
 )
 from train.data import read_corpus
 from train.simulate import demonstrate, simulate
@@ -99,6 +102,38 @@ def test_spec_augment_masks_within_its_budget() -> None:
         assert (frames == 0).all(axis=1).sum() <= 80
         assert (frames == 0).all(axis=0).sum() <= 10
     assert (frames == 0).any()
+
+
+def test_tempo_changes_length_and_not_pitch() -> None:
+    frames = log_mel(read_audio(DEMO), FrontEndConfig())
+    for factor in (0.8, 1.25):
+        changed = change_tempo(frames, factor)
+        assert len(changed) == pytest.approx(len(frames) / factor, abs=1)
+        np.testing.assert_allclose(changed.mean(axis=0), frames.mean(axis=0), atol=0.1)  # each bin as loud as before
+        np.testing.assert_array_equal(changed[[0, -1]], frames[[0, -1]])
+    np.testing.assert_array_equal(change_tempo(frames, 1.0), frames)
+
+
+def test_a_moment_is_moved_and_the_ends_stay() -> None:
+    ramp = np.repeat(np.arange(100, dtype=np.float32)[:, None], 80, axis=1)
+    warped = warp_time(ramp, 50, 10)
+    assert warped[60, 0] == pytest.approx(50.0)
+    np.testing.assert_array_equal(warped[[0, -1]], ramp[[0, -1]])
+    assert (np.diff(warped[:, 0]) > 0).all()  # time goes forward
+    config = SpecAugmentConfig(frequency_masks=0, time_masks_per_second=0.0, time_warp=20)
+    moved = spec_augment(ramp.copy(), config, np.random.default_rng(5))
+    assert np.abs(moved - ramp).max() > 1.0
+    short = ramp[:30]
+    np.testing.assert_array_equal(spec_augment(short.copy(), config, np.random.default_rng(5)), short)
+
+
+def test_babble_is_everybody_equally_loud() -> None:
+    rng = np.random.default_rng(1)
+    voices = [0.01 * tone(300), 0.5 * tone(1_000), tone(3_000, 0.3), np.zeros(100, np.float32)]
+    spectrum = np.abs(np.fft.rfft(babble(voices, 16_000, rng))) ** 2
+    loudness = [spectrum[hz - 20 : hz + 20].sum() for hz in (300, 1_000, 3_000)]
+    assert max(loudness) < 1.2 * min(loudness)
+    assert len(babble([], 50, rng)) == 50
 
 
 def test_warping_moves_a_tone_as_scaling_its_frequency_does() -> None:

@@ -150,7 +150,8 @@ def test_the_training_page_runs(tmp_path: Path) -> None:
         if words[0] != "edge-stt":
             continue
         if words[1:3] == ["train", "--config"]:
-            words += ["--set", "steps=4", "--set", "eval_every=4", "--set", "batches.seconds=20.0"]
+            for setting in ("steps=4", "eval_every=4", "batches.seconds=20.0", "mixed_bfloat16=false"):
+                words += ["--set", setting]
         done = subprocess.run(
             [Path(sys.executable).parent / "edge-stt", *words[1:]],  # as installed: only so does it find train/
             cwd=tmp_path,

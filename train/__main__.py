@@ -1,5 +1,8 @@
 """``python -m train`` is ``edge-stt train``."""
 
-from .cli import app
+import sys
 
-app(prog_name="edge-stt train")
+from edge_stt.cli import main
+
+sys.argv.insert(1, "train")
+main()

@@ -5,9 +5,11 @@ On samples (float32 ``[n]``, 16 kHz) or on log-mel (float32 ``[frames, mels]``).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import soxr
 
 from edge_stt.features import Floats
@@ -39,6 +41,16 @@ def add_noise(samples: Floats, noise: Floats, snr_db: float, rng: np.random.Gene
         return samples
     scale = np.sqrt(speech_power / noise_power * 10.0 ** (-snr_db / 10.0))
     return (samples + np.float32(scale) * stretch).astype(np.float32)
+
+
+def babble(voices: Sequence[Floats], count: int, rng: np.random.Generator) -> Floats:
+    """``count`` samples of people talking at once, all equally loud: noise for `add_noise`."""
+    mixed = np.zeros(count, dtype=np.float32)
+    for voice in voices:
+        if len(voice) and (loudness := float(np.sqrt(np.mean(voice**2)))) > 1e-6:
+            start = int(rng.integers(len(voice)))
+            mixed += np.take(voice, np.arange(start, start + count), mode="wrap") / np.float32(loudness)
+    return mixed / np.float32(max(1, len(voices)))
 
 
 def add_room(samples: Floats, response: Floats) -> Floats:
@@ -87,18 +99,25 @@ def room_response(rng: np.random.Generator, distance: tuple[float, float] = (0.5
 # ---- on log-mel ------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class SpecAugmentConfig:
-    """D. Park et al., SpecAugment, Interspeech 2019: bands of mel bins and stretches of frames set to the mean."""
+    """D. Park et al., SpecAugment, Interspeech 2019: bands of mel bins and stretches of frames set to the mean.
+
+    ``time_warp``: frames by which one moment of the utterance is moved, at most; what lies around it is stretched.
+    """
 
     frequency_masks: int = 2
     frequency_width: int = 20
     time_masks_per_second: float = 0.4
     time_width: int = 25  # frames of 10 ms
     time_share: float = 0.3  # at most this share of an utterance is masked
+    time_warp: int = 0
 
 
 def spec_augment(frames: Floats, config: SpecAugmentConfig, rng: np.random.Generator) -> Floats:
-    """Mask normalised log-mel frames in place and return them."""
+    """Warp normalised log-mel frames in time, and mask them; may change its argument, returns the result."""
     count, mels = frames.shape
+    if config.time_warp and count > 2 * config.time_warp + 1:
+        centre = int(rng.integers(config.time_warp, count - config.time_warp))
+        frames = warp_time(frames, centre, int(rng.integers(1 - config.time_warp, config.time_warp)))
     for _ in range(config.frequency_masks):
         width = int(rng.integers(config.frequency_width + 1))
         start = int(rng.integers(mels - width + 1))
@@ -110,6 +129,30 @@ def spec_augment(frames: Floats, config: SpecAugmentConfig, rng: np.random.Gener
         frames[start : start + width] = 0.0
         budget -= width
     return frames
+
+
+def warp_time(frames: Floats, centre: int, shift: int) -> Floats:
+    """Move frame ``centre`` by ``shift`` frames; both ends stay, and what lies between is stretched evenly.
+
+    Linear between frames, for the sparse image warp of the SpecAugment paper, as ESPnet and others have it.
+    """
+    count = len(frames)
+    position = np.interp(np.arange(count), [0, centre + shift, count - 1], [0, centre, count - 1])
+    return _at(frames, position)
+
+
+def change_tempo(frames: Floats, factor: float) -> Floats:
+    """Log-mel of speech ``factor`` times as fast at the same pitch: frames are what time is made of here."""
+    count = max(1, round(len(frames) / factor))
+    return _at(frames, np.linspace(0.0, len(frames) - 1.0, count))
+
+
+def _at(frames: Floats, position: npt.NDArray[np.float64]) -> Floats:
+    """Frames at places between frames."""
+    left = np.clip(position.astype(int), 0, max(0, len(frames) - 2))
+    right = np.minimum(left + 1, len(frames) - 1)
+    share = (position - left).astype(np.float32)[:, None]
+    return frames[left] * (1.0 - share) + frames[right] * share
 
 
 def warp_frequency(frames: Floats, factor: float) -> Floats:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from queue import Queue
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_stt.features import Floats, RunningNormaliser, normalise_utterance
+from edge_stt.features import FeatureStatistics, Floats, RunningNormaliser, normalise_utterance
 
-from .augment import SpecAugmentConfig, spec_augment, warp_frequency
+from .augment import SpecAugmentConfig, change_tempo, spec_augment, warp_frequency
 from .config import BatchConfig
 from .models.conv import STRIDE
 from .prepare import PreparedSet
 
 Ints = npt.NDArray[np.int32]
+Labels = dict[str, list[list[int]]]  # per head, the units of each clip
+T = TypeVar("T")
 PAD_TO = 64  # frames: few distinct shapes, so that kernels are set up once
 
 
@@ -31,7 +33,7 @@ class Batch:
     log_mel: Floats
     lengths: Ints
     mask: Floats
-    labels: dict[str, list[list[int]]]
+    labels: Labels
 
     @property
     def seconds(self) -> float:
@@ -50,43 +52,32 @@ class Batches:
     def __init__(
         self,
         data: PreparedSet,
-        labels: dict[str, list[list[int]]],
+        labels: Labels,
         config: BatchConfig,
         augment: SpecAugmentConfig,
         seed: int,
     ) -> None:
         self.data, self.labels, self.config, self.augment, self.seed = data, labels, config, augment, seed
-        self.variants = [v for v in config.variant_weights if v in data.variants]
-        weights = np.array([config.variant_weights[v] for v in self.variants])
-        self.weights = weights / weights.sum()
+        self.variants, self.weights = variants_of(config, data.variants)
         self.frames = {v: data.lengths(v) for v in self.variants}
-        self.needed = np.array([max(frames_needed(labels[h][i]) for h in labels) for i in range(len(data))])
+        self.needed = frames_needed_by(labels)
 
     def epoch(self, epoch: int) -> list[list[tuple[int, str]]]:
         """The batches of an epoch, each a list of (clip, variant); clips too short for their label in the drawn
         variant are taken plain, and left out if that is too short as well."""
         rng = np.random.default_rng([self.seed, epoch])
         drawn = rng.choice(len(self.variants), size=len(self.data), p=self.weights)
-        items: list[tuple[int, int, str]] = []
+        items: list[tuple[int, tuple[int, str]]] = []
         for clip in rng.permutation(len(self.data)):
             for variant in (self.variants[drawn[clip]], "plain"):
                 length = int(self.frames[variant][clip])
-                if length // STRIDE >= self.needed[clip] + 1:
-                    items.append((length, int(clip), variant))
+                if fits(length, self.needed[clip]):
+                    items.append((length, (int(clip), variant)))
                     break
         batches: list[list[tuple[int, str]]] = []
         pool = 4096  # sorted by length within pools of this many clips, so that batches still differ between epochs
         for start in range(0, len(items), pool):
-            group: list[tuple[int, str]] = []
-            longest = 0
-            for length, clip, variant in sorted(items[start : start + pool], key=lambda item: item[0]):
-                longest = max(longest, length)
-                if group and (len(group) + 1) * longest > self.config.seconds * 100:
-                    batches.append(group)
-                    group, longest = [], length
-                group.append((clip, variant))
-            if group:
-                batches.append(group)
+            batches += by_length(items[start : start + pool], self.config.seconds)
         if epoch >= self.config.curriculum_epochs:
             rng.shuffle(batches)
         else:
@@ -95,17 +86,8 @@ class Batches:
 
     def load(self, items: list[tuple[int, str]], rng: np.random.Generator) -> Batch:
         """Read, normalise, warp and mask the clips of one batch."""
-        pieces: list[Floats] = []
-        for clip, variant in items:
-            frames = self.data.frames(clip, variant)
-            if self.config.warp:
-                frames = warp_frequency(frames, float(1.0 + rng.uniform(-self.config.warp, self.config.warp)))
-            if rng.random() < self.config.running_share:
-                frames = RunningNormaliser(self.data.statistics)(frames)
-            else:
-                frames = normalise_utterance(frames, self.data.statistics)
-            pieces.append(spec_augment(frames, self.augment, rng))
-        return collate(pieces, {head: [units[clip] for clip, _ in items] for head, units in self.labels.items()})
+        clips = [(clip, self.data.frames(clip, variant)) for clip, variant in items]
+        return assemble(clips, self.labels, self.needed, self.config, self.data.statistics, self.augment, rng)
 
     def from_step(self, step: int) -> Iterator[tuple[int, Batch]]:
         """Endless (epoch, batch) pairs, beginning with the batch of ``step``, prepared ahead in a thread."""
@@ -120,10 +102,70 @@ class Batches:
                 passed += len(batches)
                 epoch += 1
 
-        return _ahead(produce)
+        return ahead(produce)
 
 
-def collate(pieces: list[Floats], labels: dict[str, list[list[int]]]) -> Batch:
+def variants_of(config: BatchConfig, there: Sequence[str]) -> tuple[list[str], npt.NDArray[np.float64]]:
+    """The variants that are drawn, and how often each is."""
+    variants = [v for v in config.variant_weights if v in there]
+    weights = np.array([config.variant_weights[v] for v in variants])
+    return variants, weights / weights.sum()
+
+
+def frames_needed_by(labels: Labels) -> Ints:
+    """For each clip, the output frames that the longest of its labels needs; int32 ``[clips]``."""
+    clips = range(len(next(iter(labels.values()))))
+    return np.array([max(frames_needed(units[i]) for units in labels.values()) for i in clips], dtype=np.int32)
+
+
+def fits(length: int, needed: int) -> bool:
+    """Whether log-mel frames are enough for a label, with one output frame to spare."""
+    return length // STRIDE >= needed + 1
+
+
+def by_length(items: Iterable[tuple[int, T]], seconds: float) -> list[list[T]]:
+    """Group things, given with their numbers of log-mel frames, into batches of like lengths, padding included."""
+    batches: list[list[T]] = []
+    group: list[T] = []
+    longest = 0
+    for length, item in sorted(items, key=lambda pair: pair[0]):
+        longest = max(longest, length)
+        if group and (len(group) + 1) * longest > seconds * 100:
+            batches.append(group)
+            group, longest = [], length
+        group.append(item)
+    if group:
+        batches.append(group)
+    return batches
+
+
+def assemble(
+    clips: Sequence[tuple[int, Floats]],
+    labels: Labels,
+    needed: Ints,
+    config: BatchConfig,
+    statistics: FeatureStatistics,
+    augment: SpecAugmentConfig,
+    rng: np.random.Generator,
+) -> Batch:
+    """Make a batch of clips: their numbers, and log-mel as it was prepared, float32 ``[frames, n_mels]``."""
+    pieces: list[Floats] = []
+    for clip, raw in clips:
+        frames = raw
+        if config.tempo:
+            frames = change_tempo(frames, float(1.0 + rng.uniform(-config.tempo, config.tempo)))
+            frames = frames if fits(len(frames), needed[clip]) else raw
+        if config.warp:
+            frames = warp_frequency(frames, float(1.0 + rng.uniform(-config.warp, config.warp)))
+        if rng.random() < config.running_share:
+            frames = RunningNormaliser(statistics)(frames)
+        else:
+            frames = normalise_utterance(frames, statistics)
+        pieces.append(spec_augment(frames, augment, rng))
+    return collate(pieces, {head: [units[clip] for clip, _ in clips] for head, units in labels.items()})
+
+
+def collate(pieces: list[Floats], labels: Labels) -> Batch:
     """Pad normalised log-mel to a common length (a multiple of `PAD_TO` frames) with zeros."""
     longest = max(len(piece) for piece in pieces)
     padded = -(-longest // PAD_TO) * PAD_TO
@@ -135,7 +177,7 @@ def collate(pieces: list[Floats], labels: dict[str, list[list[int]]]) -> Batch:
     return Batch(log_mel, lengths, mask, labels)
 
 
-def _ahead(produce: Callable[[], Iterator[Any]], depth: int = 6) -> Iterator[Any]:
+def ahead(produce: Callable[[], Iterator[Any]], depth: int = 6) -> Iterator[Any]:
     """Run a generator in a thread, ``depth`` items ahead; its exceptions surface here."""
     queue: Queue[tuple[Any, BaseException | None]] = Queue(depth)
 

@@ -31,8 +31,10 @@ class Board(Protocol):
         ...
 
 
-def open_board(run: Path) -> Board:
-    """The board of a run directory."""
+def open_board(run: Path | None) -> Board:
+    """The board of a run directory; without one, a board that shows nothing."""
+    if run is None:
+        return _NoBoard()
     folder = run / "tensorboard"
     if importlib.util.find_spec("tensorflow") is not None:
         return _TensorFlowBoard(folder)

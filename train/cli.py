@@ -16,7 +16,7 @@ app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, add_com
 def train(
     context: typer.Context,
     config: Annotated[Path | None, typer.Option(help="TOML file of the run; configs are in train/configs.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Prepared training set.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Prepared training set, or shards of one.")] = None,
     dev: Annotated[Path | None, typer.Option(help="Prepared set to choose the best weights on.")] = None,
     dev_corpus: Annotated[str | None, typer.Option(help="Score only this corpus of the dev set.")] = None,
     run: Annotated[Path | None, typer.Option(help="Run directory; one that exists is resumed.")] = None,
@@ -60,6 +60,18 @@ def prepare(
         console.print(f"left out: {problem}", markup=False, highlight=False)
     for corpus, hours in summary["hours"].items():
         typer.echo(f"{corpus}\t{hours} h\t{summary['clips'][corpus]} clips\t{summary['speakers'][corpus]} speakers")
+
+
+@app.command()
+def shards(
+    prepared: Annotated[Path, typer.Argument(help="Prepared set.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="New folder for the shards.")],
+    megabytes: Annotated[float, typer.Option(min=0.001, help="Size of a shard.")] = 100.0,
+) -> None:
+    """Write a prepared set as TFRecord shards: for several workers, and sets too large for a disk near by."""
+    from .shards import write_shards
+
+    typer.echo(f"{len(write_shards(prepared, out, int(megabytes * 1e6)))} shards in {out}")
 
 
 @app.command()

@@ -28,6 +28,7 @@ class BatchConfig:
         default_factory=lambda: {"plain": 0.4, "speed-0.9": 0.22, "speed-1.1": 0.22, "room-0": 0.16}
     )
     warp: float = 0.08  # largest change of frequency, as a share
+    tempo: float = 0.0  # largest change of tempo, as a share
     running_share: float = 0.5  # of the clips, how many are normalised causally; the others as whole utterances
     curriculum_epochs: int = 1  # epochs in which batches come shortest first
     masked_statistics: bool = False  # normalisations learn nothing from padding; slower on a CPU

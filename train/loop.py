@@ -11,10 +11,10 @@ import importlib
 import json
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -23,10 +23,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from edge_stt.decoding import greedy
 from edge_stt.errors import DataError
-from edge_stt.features import Floats, normalise_utterance
+from edge_stt.features import FeatureStatistics, Floats, FrontEndConfig, normalise_utterance
 from edge_stt.units import BLANK, UnitSet
 
-from .batches import Batches, collate
+from .batches import Batch, Labels, collate
 from .board import Board, open_board
 from .checkpoint import load_arrays, save_arrays
 from .config import TrainConfig, to_dict
@@ -46,11 +46,26 @@ class DevSet:
     clips: list[int]
 
 
+class Described(Protocol):
+    """A prepared set or shards, as far as a model must know them."""
+
+    front_end: FrontEndConfig
+    statistics: FeatureStatistics
+
+
+class Source(Protocol):
+    """Where batches come from: `Batches`, `shards.ShardBatches`."""
+
+    def from_step(self, step: int) -> Iterator[tuple[int, Batch]]:
+        """Endless (epoch, batch) pairs, beginning with the batch of ``step``."""
+        ...
+
+
 def encode_texts(
     texts: list[str], units: Mapping[str, UnitSet], pronounce: Callable[[str], list[tuple[str, ...]]] | None
-) -> dict[str, list[list[int]]]:
+) -> Labels:
     """Labels of each head for normalised texts; ``pronounce`` gives one tuple of phonemes a word."""
-    labels: dict[str, list[list[int]]] = {}
+    labels: Labels = {}
     for head, unit_set in units.items():
         if unit_set.kind == "characters":
             labels[head] = [unit_set.encode(text.split()) for text in texts]
@@ -81,7 +96,8 @@ def _log_softmax(logits: Any) -> Floats:
 class Trainer:
     """Trains one model in one run directory."""
 
-    def __init__(self, config: TrainConfig, units: Mapping[str, UnitSet], run: Path) -> None:
+    def __init__(self, config: TrainConfig, units: Mapping[str, UnitSet], run: Path, chief: bool = True) -> None:
+        """``chief``: of several workers, which all do the same, the one that writes and speaks."""
         keras.utils.set_random_seed(config.seed)
         if config.mixed_bfloat16:
             keras.mixed_precision.set_global_policy("mixed_bfloat16")
@@ -92,10 +108,13 @@ class Trainer:
         self.best = float("inf")
         self.stale = 0  # scorings since the best
         self.seconds_trained = 0.0
+        self.chief = chief
 
     # ---- state -------------------------------------------------------------------------------------------------------
     def save(self) -> None:
         """Write everything a later process needs to go on as if nothing had happened."""
+        if not self.chief:
+            return
         progress = np.array([self.step, self.best, self.seconds_trained, self.stale], dtype=np.float64)
         save_arrays(self.run / "checkpoint.npz", {**self.steps.state(), "progress": progress})
 
@@ -132,7 +151,7 @@ class Trainer:
                 out[clip] = {head: x[row, : batch.lengths[row]] for head, x in scores.items()}
         return out
 
-    def evaluate(self, dev: DevSet, labels: dict[str, list[list[int]]]) -> tuple[dict[str, float], dict[int, str]]:
+    def evaluate(self, dev: DevSet, labels: Labels) -> tuple[dict[str, float], dict[int, str]]:
         """Greedy unit error rate of each head, greedy WER of the characters, and the share of blanks; and what the
         first head writes for each clip."""
         log_probs = self.log_probs(dev.data, dev.clips)
@@ -159,12 +178,9 @@ class Trainer:
         return result, written
 
     # ---- the run -----------------------------------------------------------------------------------------------------
-    def train(
-        self, data: PreparedSet, labels: dict[str, list[list[int]]], dev: DevSet, dev_labels: dict[str, list[list[int]]]
-    ) -> None:
+    def train(self, batches: Source, dev: DevSet, dev_labels: Labels) -> None:
         """Train to ``config.steps``, scoring on ``dev``; Ctrl-C leaves a checkpoint."""
-        batches = Batches(data, labels, self.config.batches, self.config.spec_augment, self.config.seed)
-        board = open_board(self.run)
+        board = open_board(self.run if self.chief else None)
         reports: list[dict[str, float]] = []
         started = time.monotonic()
         with Progress(
@@ -173,7 +189,7 @@ class Trainer:
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=not (console.is_terminal and self.chief),
         ) as progress:
             task = progress.add_task("Training", total=self.config.steps, completed=self.step)
             try:
@@ -201,6 +217,8 @@ class Trainer:
                 raise
 
     def _log(self, line: dict[str, Any]) -> None:
+        if not self.chief:
+            return
         with (self.run / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         console.print(" ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in line.items()))
@@ -224,7 +242,7 @@ class Trainer:
         self._log(line)
         board.scalars("train", means, self.step)
 
-    def _score(self, dev: DevSet, labels: dict[str, list[list[int]]], board: Board) -> None:
+    def _score(self, dev: DevSet, labels: Labels, board: Board) -> None:
         scores, written = self.evaluate(dev, labels)
         # The head that decodes through the lexicon decides; without one, the characters do.
         key = next((f"{h}_error" for h, u in self.units.items() if u.kind == "phonemes"), "wer")
@@ -232,6 +250,7 @@ class Trainer:
         self.stale = 0 if better else self.stale + 1
         if better:
             self.best = scores[key]
+        if better and self.chief:
             weights = {k: v.astype(np.float16) for k, v in self.steps.averaged_weights().items()}
             save_arrays(self.run / "best.npz", {**weights, "step": np.array(self.step)})
         self._log({"step": self.step, "dev": dev.name, **scores, "best": bool(better)})
@@ -245,7 +264,7 @@ class Trainer:
 
 
 def describe_run(
-    run: Path, config: TrainConfig, units: Mapping[str, UnitSet], data: PreparedSet, hashes: dict[str, str]
+    run: Path, config: TrainConfig, units: Mapping[str, UnitSet], data: Described, hashes: dict[str, str]
 ) -> None:
     """Write what a run is made of: its config; what the model needs to run (units, front end, statistics); versions."""
     try:

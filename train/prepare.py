@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -33,7 +33,7 @@ from edge_stt.errors import AudioError, DataError, RuntimeMissingError
 from edge_stt.features import FeatureStatistics, Floats, FrontEndConfig, log_mel
 from edge_stt.text import normalise_text
 
-from .augment import add_noise, add_room, band_limit, change_speed, room_response
+from .augment import add_noise, add_room, babble, band_limit, change_speed, room_response
 from .data import Clip, read_corpus
 
 console = Console(stderr=True)
@@ -51,6 +51,8 @@ class PrepareConfig:
     room_share: float = 0.7  # of the noisy copies, how many are in a room
     band_share: float = 0.15  # of the noisy copies, how many come through a telephone or a cheap microphone
     snr_db: tuple[float, float] = (3.0, 25.0)
+    babble_share: float = 0.15  # of the noisy copies, how many have people talking for noise; 10 dB more of speech
+    babble_voices: int = 200  # clips, of all corpora, that babble is mixed from
     room_responses: int = 120
     seed: int = 1
 
@@ -73,11 +75,14 @@ def _variants(config: PrepareConfig) -> list[str]:
 class _Worker:
     """Computes all variants of a clip. One lives in each process; it holds the rooms and noises."""
 
-    def __init__(self, config: PrepareConfig, front_end: FrontEndConfig, noises: Sequence[Path]) -> None:
+    def __init__(
+        self, config: PrepareConfig, front_end: FrontEndConfig, noises: Sequence[Path], voices: Sequence[Path]
+    ) -> None:
         self.config, self.front_end = config, front_end
         rng = np.random.default_rng(config.seed)
         self.rooms = [room_response(rng) for _ in range(config.room_responses if config.room_copies else 0)]
         self.noises = [read_audio(path) for path in noises] if config.room_copies else []
+        self.voices = list(_readable(voices)) if config.room_copies else []
 
     def __call__(self, clip: Clip) -> tuple[str | None, float, dict[str, Any]]:
         """Reason to leave the clip out (or None), its seconds, and the float16 frames of each variant."""
@@ -115,7 +120,11 @@ class _Worker:
         samples = change_speed(samples, float(rng.choice([0.95, 1.0, 1.05])))
         if self.rooms and rng.random() < self.config.room_share:
             samples = add_room(samples, self.rooms[int(rng.integers(len(self.rooms)))])
-        if self.noises:
+        if len(self.voices) > 1 and rng.random() < self.config.babble_share:
+            chosen = rng.choice(len(self.voices), size=min(len(self.voices), int(rng.integers(3, 8))), replace=False)
+            noise = babble([self.voices[i] for i in chosen], len(samples), rng)
+            samples = add_noise(samples, noise, 10.0 + float(rng.uniform(*self.config.snr_db)), rng)
+        elif self.noises:
             noise = self.noises[int(rng.integers(len(self.noises)))]
             samples = add_noise(samples, noise, float(rng.uniform(*self.config.snr_db)), rng)
         if rng.random() < self.config.band_share:
@@ -124,12 +133,23 @@ class _Worker:
 
 
 @lru_cache(maxsize=1)
-def _worker(config: PrepareConfig, front_end: FrontEndConfig, noises: tuple[Path, ...]) -> _Worker:
-    return _Worker(config, front_end, noises)
+def _worker(
+    config: PrepareConfig, front_end: FrontEndConfig, noises: tuple[Path, ...], voices: tuple[Path, ...]
+) -> _Worker:
+    return _Worker(config, front_end, noises, voices)
+
+
+def _readable(paths: Iterable[Path]) -> Iterator[Floats]:
+    """Samples of the files that can be read; what is wrong with the others is said when their turn comes."""
+    for path in paths:
+        try:
+            yield read_audio(path)
+        except AudioError:
+            continue
 
 
 def _work(
-    job: tuple[Clip, PrepareConfig, FrontEndConfig, tuple[Path, ...]],
+    job: tuple[Clip, PrepareConfig, FrontEndConfig, tuple[Path, ...], tuple[Path, ...]],
 ) -> tuple[str | None, float, dict[str, Any]]:
     clip, *settings = job
     return _worker(*settings)(clip)
@@ -164,7 +184,10 @@ def prepare(
     seconds_of: dict[str, float] = defaultdict(float)
     speakers: dict[str, Counter[str]] = defaultdict(Counter)
     sums = _Sums(front_end.n_mels)
-    jobs = [(clip, config, front_end, tuple(noises)) for clip in clips]
+    rng = np.random.default_rng(config.seed)
+    chosen: list[int] = rng.permutation(len(clips))[: config.babble_voices].tolist() if config.babble_share else []
+    voices = tuple(clips[i].path for i in chosen)
+    jobs = [(clip, config, front_end, tuple(noises), voices) for clip in clips]
     with (
         (out / "clips.jsonl").open("w", encoding="utf-8") as index,
         ProcessPoolExecutor(processes) as pool,
@@ -239,22 +262,31 @@ class _Sums:
         return FeatureStatistics(mean.astype(np.float32), np.maximum(std, 1e-3).astype(np.float32))
 
 
+def read_description(folder: Path) -> tuple[list[PreparedClip], FrontEndConfig, list[str], FeatureStatistics]:
+    """All of a prepared set but its frames: clips, front end, names of variants, statistics.
+
+    Raises `DataError` when it is none.
+    """
+    try:
+        lines = (folder / "clips.jsonl").read_text(encoding="utf-8").splitlines()
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        stats = np.load(folder / "statistics.npz")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder} is not a prepared set (make one with `edge-stt train prepare`): {error}") from error
+    clips = [PreparedClip(**json.loads(line)) for line in lines]
+    return (
+        clips,
+        FrontEndConfig(**report["front_end"]),
+        report["variants"],
+        FeatureStatistics(stats["mean"], stats["std"]),
+    )
+
+
 class PreparedSet:
     """A prepared set on disk. ``frames(i, variant)`` is clip i's log-mel, float32 ``[frames, n_mels]``."""
 
     def __init__(self, folder: Path) -> None:
-        try:
-            lines = (folder / "clips.jsonl").read_text(encoding="utf-8").splitlines()
-            report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-            stats = np.load(folder / "statistics.npz")
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"{folder} is not a prepared set (make one with `edge-stt train prepare`): {error}"
-            ) from error
-        self.clips = [PreparedClip(**json.loads(line)) for line in lines]
-        self.front_end = FrontEndConfig(**report["front_end"])
-        self.variants: list[str] = report["variants"]
-        self.statistics = FeatureStatistics(stats["mean"], stats["std"])
+        self.clips, self.front_end, self.variants, self.statistics = read_description(folder)
         self._offsets = {name: np.load(folder / f"{name}.npy") for name in self.variants}
         self._frames = {
             name: np.memmap(folder / f"{name}.f16", np.float16, "r").reshape(-1, self.front_end.n_mels)

@@ -15,7 +15,18 @@ from edge_stt.audio import SAMPLE_RATE, read_audio
 from edge_stt.errors import AudioError, DataError
 from edge_stt.features import Floats, FrontEndConfig, log_mel
 
-from .augment import add_noise, add_room, band_limit, change_gain, change_speed, room_response, warp_frequency
+from .augment import (
+    add_noise,
+    add_room,
+    babble,
+    band_limit,
+    change_gain,
+    change_speed,
+    change_tempo,
+    room_response,
+    warp_frequency,
+    warp_time,
+)
 from .data import read_corpus
 
 
@@ -83,13 +94,17 @@ def demonstrate(audio: Path, out: Path, noise: Path | None, seed: int = 0) -> li
         "speed-1.1": change_speed(samples, 1.1),
         "gain+6dB": change_gain(samples, 6.0),
         "noise-10dB": add_noise(samples, background, 10.0, rng),
+        "babble-5dB": add_noise(samples, babble([samples[::-1], np.roll(samples, 9_000)], len(samples), rng), 5.0, rng),
         "room": add_room(samples, room_response(rng, (2.0, 4.0))),
         "telephone": band_limit(samples, 300.0, 3_400.0),
     }
     out.mkdir(parents=True, exist_ok=True)
     config = FrontEndConfig()
     pictures = {name: log_mel(version, config) for name, version in versions.items()}
-    pictures["frequencies x 1.1"] = warp_frequency(pictures["plain"], 1.1)
+    plain = pictures["plain"]
+    pictures["frequencies x 1.1"] = warp_frequency(plain, 1.1)
+    pictures["tempo x 1.1"] = change_tempo(plain, 1.1)
+    pictures["middle 0.4 s later"] = warp_time(plain, len(plain) // 2, 40)
     figure, axes = plt.subplots(len(pictures), 1, figsize=(9, 2 * len(pictures)), layout="constrained")
     for axis, (name, frames) in zip(axes, pictures.items(), strict=True):
         axis.imshow(frames.T, origin="lower", aspect="auto", extent=(0, len(frames) / 100, 0, config.n_mels))

@@ -1,4 +1,9 @@
-"""Training steps in TensorFlow: the default, and on a CPU the fast one."""
+"""Training steps in TensorFlow: the default, and on a CPU the fast one; on one machine or, given TF_CONFIG, on several.
+
+With several workers (`tf.distribute.MultiWorkerMirroredStrategy`) each computes the gradient of its own batch. Losses
+are divided by the labels of all batches, so that the sum of the gradients is that of one large batch; and
+normalisations share their statistics.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +27,7 @@ class TensorFlowSteps:
 
     def __init__(self, config: TrainConfig, network: CTCModel) -> None:
         self.config = config
+        self.strategy = tf.distribute.get_strategy()  # that of the scope in which this is made
         self.model = network.training_model(config.batches.masked_statistics)
         self.optimizer = make_optimizer(config.optimizer, config.steps, self.model.trainable_variables)
         self.average = [tf.Variable(v.value, trainable=False) for v in self.model.trainable_variables]
@@ -32,32 +38,52 @@ class TensorFlowSteps:
         """One step."""
         labels = {head: _sparse(units) for head, units in batch.labels.items()}
         losses, norm = self._train(batch.log_mel, batch.mask, batch.lengths, labels)
+        if self.strategy.num_replicas_in_sync > 1:
+            norm = self.strategy.experimental_local_results(norm)[0]
+            losses = {head: self.strategy.experimental_local_results(x)[0] for head, x in losses.items()}
         return {**{head: float(x) for head, x in losses.items()}, "norm": float(norm)}
 
     def gradients(
         self, log_mel: Any, mask: Any, lengths: Any, labels: dict[str, tf.SparseTensor]
     ) -> tuple[dict[str, Any], list[Any]]:
-        """Losses of each head, and the gradient of their weighted sum.
+        """Losses of each head, and the gradient of their weighted sum, over all workers.
 
         tf.nn.ctc_loss with sparse labels is by far the fastest CTC on a CPU.
         """
         weights = self.config.head_weights
+        counts = {head: self._sum(tf.cast(tf.size(sparse.values), tf.float32)) for head, sparse in labels.items()}
         with tf.GradientTape() as tape:
             logits = self.model([log_mel, mask], training=True)
             losses = {}
             for head, sparse in labels.items():
                 nll = tf.nn.ctc_loss(sparse, logits[head], None, lengths, logits_time_major=False, blank_index=BLANK)
-                losses[head] = tf.reduce_sum(nll) / tf.cast(tf.size(sparse.values), tf.float32)
+                losses[head] = tf.reduce_sum(nll) / counts[head]
             total = tf.add_n([weights.get(head, 1.0) * loss for head, loss in losses.items()])
-        return losses, tape.gradient(total, self.model.trainable_variables)
+        gradients = tape.gradient(total, self.model.trainable_variables)
+        return {head: self._sum(loss) for head, loss in losses.items()}, self._sum(gradients)
 
-    def _compute(self, log_mel: Any, mask: Any, lengths: Any, labels: dict[str, tf.SparseTensor]) -> tuple[Any, Any]:
+    def _sum(self, values: Any) -> Any:
+        """Sums over all workers."""
+        if self.strategy.num_replicas_in_sync == 1:
+            return values
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+    def _compute(self, *batch: Any) -> tuple[Any, Any]:
+        if self.strategy.num_replicas_in_sync == 1:
+            return self._compute_here(*batch)
+        result: tuple[Any, Any] = self.strategy.run(self._compute_here, args=batch)
+        return result
+
+    def _compute_here(
+        self, log_mel: Any, mask: Any, lengths: Any, labels: dict[str, tf.SparseTensor]
+    ) -> tuple[Any, Any]:
         opt = self.config.optimizer
         losses, gradients = self.gradients(log_mel, mask, lengths, labels)
         norm = tf.linalg.global_norm(gradients)
         finite = tf.math.is_finite(norm)
         # A batch whose gradient is not finite changes nothing: one bad label must not end the run.
         scale = tf.minimum(1.0, opt.clip_norm / tf.maximum(norm, 1e-6))
+        scale /= self.strategy.num_replicas_in_sync  # the optimiser adds up what workers give it
         gradients = [tf.where(finite, g * scale, tf.zeros_like(g)) for g in gradients]
         self.optimizer.apply(gradients, self.model.trainable_variables)
         count = tf.cast(self.optimizer.iterations, tf.float32)

@@ -34,6 +34,18 @@ class CTCModel(Protocol):
         ...
 
 
+def batch_norm(name: str) -> Any:
+    """A batch normalisation; where several workers train together, of all their batches."""
+    import keras
+
+    together = False
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        together = tf.distribute.get_strategy().num_replicas_in_sync > 1
+    return keras.layers.BatchNormalization(name=name, synchronized=together)
+
+
 def build_network(config: Any, heads: dict[str, int]) -> CTCModel:
     """The network for a model config; ``heads`` gives the number of units of each head."""
     from .conv import ConvConfig, ConvCTC

@@ -20,6 +20,8 @@ from keras import layers, ops
 
 from edge_stt.errors import DataError
 
+from .base import batch_norm
+
 STRIDE = 4
 
 
@@ -70,12 +72,12 @@ class ConvCTC:
             )
 
         self.stem = [conv("stem_1", c.stem_channels, 2, bias=False), conv("stem_2", c.channels, 2, bias=False)]
-        self.stem_norms = [layers.BatchNormalization(name=f"stem_{i}_norm") for i in (1, 2)]
+        self.stem_norms = [batch_norm(f"stem_{i}_norm") for i in (1, 2)]
         self.pairs = [
             (conv(f"block_{i}_conv_1", c.channels), conv(f"block_{i}_conv_2", c.channels, bias=False))
             for i in range(1, c.blocks + 1)
         ]
-        self.norms = [layers.BatchNormalization(name=f"block_{i}_norm") for i in range(1, c.blocks + 1)]
+        self.norms = [batch_norm(f"block_{i}_norm") for i in range(1, c.blocks + 1)]
         self.dropouts = [
             (layers.SpatialDropout1D(c.dropout), layers.SpatialDropout1D(c.dropout)) for _ in range(c.blocks)
         ]

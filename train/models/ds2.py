@@ -20,6 +20,8 @@ from keras import layers, ops
 
 from edge_stt.errors import DataError
 
+from .base import batch_norm
+
 STRIDE = 4
 
 
@@ -71,9 +73,9 @@ class DS2CTC:
             )
             for i, (channels, kernel) in enumerate(zip(c.conv_channels, c.frequency_kernels, strict=True), 1)
         ]  # fmt: skip
-        self.conv_norms = [layers.BatchNormalization(name=f"conv_{i}_norm") for i in (1, 2)]
+        self.conv_norms = [batch_norm(f"conv_{i}_norm") for i in (1, 2)]
         self.flatten = layers.Reshape((-1, c.n_mels // 4 * c.conv_channels[1]))  # [B, T, F, C] to [B, T, F * C]
-        self.norms = [layers.BatchNormalization(name=f"gru_{i}_norm") for i in range(1, c.recurrent_layers + 1)]
+        self.norms = [batch_norm(f"gru_{i}_norm") for i in range(1, c.recurrent_layers + 1)]
         self.forward = [self._gru(f"gru_{i}_forward", False) for i in range(1, c.recurrent_layers + 1)]
         self.backward = (
             [self._gru(f"gru_{i}_backward", True) for i in range(1, c.recurrent_layers + 1)] if c.bidirectional else []
