@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -256,6 +257,23 @@ def test_thousands_of_phrases_stay_small() -> None:
     grammar = Grammar.from_text(text)
     assert grammar.phrases > 100_000
     assert compile_grammar(grammar, Speller(CHARACTERS)).nodes < 2_000
+
+
+def test_the_phrases_of_the_page_are_understood() -> None:
+    page = (ROOT / "docs" / "decoding.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"^```phrases\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    decoder = characters(text)
+    slots = {
+        "turn the lights in the living room off": {"room": "living room", "state": "off"},
+        "turn the light on": {"state": "on"},
+        "set bedroom lights to thirty five percent": {"room": "bedroom", "level": 35},
+        "move from kitchen to bedroom": {"here": "kitchen", "there": "bedroom"},
+        "what's the time": {},
+    }
+    for sentence, expected in slots.items():
+        (phrase,) = decode(decoder, said(sentence)).phrases
+        assert (phrase.text, phrase.accepted, phrase.slots) == (sentence, True, expected)
+    assert not decode(decoder, said("set bedroom lights to thirty six percent")).phrases[0].accepted
 
 
 # The score
