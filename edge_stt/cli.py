@@ -16,11 +16,13 @@ from .errors import EdgeSttError, UsageError
 COMMANDS = (
     "transcribe",
     "listen",
+    "serve",
     "endpoints",
     "doctor",
     "bench",
     "lm",
     "decoder",
+    "model",
 )  # each a module of `edge_stt.commands`
 WORKSTATION = {
     "train": "Train a model (on a workstation, from a checkout).",

@@ -10,6 +10,7 @@ from .batch import LoadOptions
 from .endpointing import PRESETS, EndpointConfig, GateConfig
 from .metrics import MetricsConfig
 from .microphone import MicrophoneConfig
+from .model_store import ModelsConfig
 from .mqtt import MqttConfig
 from .settings import ConfigError, setting
 from .sinks import ExecConfig
@@ -105,6 +106,7 @@ class DaemonConfig:
     exec: ExecConfig = field(default_factory=ExecConfig)
     mqtt: MqttConfig = field(default_factory=MqttConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    models: ModelsConfig = field(default_factory=ModelsConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
 

@@ -184,7 +184,11 @@ class Transcriber:
 
 
 def default_model() -> Path:
-    """The package that comes with edge-stt; raises `PackageError` where none does."""
+    """The installed package that is active, or else the one that comes with edge-stt; raises `PackageError`."""
+    from .model_store import active_model
+
+    if (active := active_model()) is not None:
+        return active
     if not DEFAULT_MODEL.is_dir():
         raise PackageError("this installation carries no default model: give one with --model or load_model(path)")
     return DEFAULT_MODEL
@@ -199,7 +203,7 @@ def load_model(
     hot_words: HotWords | None = None,
     phrases: str | Path | Grammar | None = None,
 ) -> Transcriber:
-    """Load a model package (a folder or a zip), or the one that comes with edge-stt.
+    """Load a model package (a folder or a zip), or that of `default_model`.
 
     ``decoder`` is ``greedy``, ``beam`` or ``lexicon``; without it, the package's own choice. With ``phrases``, a
     `Grammar` or its file, nothing but its phrases can come out. Raises `PackageError` when the package is refused,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..recogniser import DEFAULT_MODEL
+from ..recogniser import default_model
 
 if TYPE_CHECKING:
     from ..health import Check
@@ -28,7 +28,7 @@ def doctor(
     """
     from ..health import run_checks  # not needed by the other commands, which load this module too
 
-    checks = run_checks(model or DEFAULT_MODEL, seconds)
+    checks = run_checks(model or default_model(), seconds)
     if as_json:
         typer.echo(json.dumps([asdict(check) for check in checks], indent=1, ensure_ascii=False))
     else:
