@@ -19,16 +19,17 @@ from .settings import setting
 class EndpointConfig:
     """When an utterance ends, in seconds: after ``trailing_silence`` without a unit, and at ``longest`` in any case.
 
-    From half of ``longest`` on, less and less silence is enough, down to ``shortest_pause``, so that a long utterance
-    ends between words rather than in one. Silence ends nothing that is shorter than ``shortest``. After ``idle``
-    without any unit the utterance begins anew, with the last ``kept`` of the audio, lest the first words after a long
-    silence meet the end at ``longest``.
+    From ``hurry_from`` of ``longest`` on, less and less silence is enough, down to ``shortest_pause``, so that a long
+    utterance ends between words rather than in one. Silence ends nothing that is shorter than ``shortest``. After
+    ``idle`` without any unit the utterance begins anew, with the last ``kept`` of the audio, lest the first words after
+    a long silence meet the end at ``longest``.
     """
 
     trailing_silence: float = 0.8
     shortest_pause: float = 0.16
     shortest: float = 0.0
     longest: float = 24.0
+    hurry_from: float = 0.5
     idle: float = 4.0
     kept: float = 1.0
 
@@ -36,14 +37,14 @@ class EndpointConfig:
         """Seconds without a unit that end an utterance which is ``length`` seconds long."""
         if length < self.shortest:
             return float("inf")
-        late = min(1.0, max(0.0, 2.0 * length / self.longest - 1.0))
+        late = min(1.0, max(0.0, (length / self.longest - self.hurry_from) / (1.0 - self.hurry_from)))
         return self.trailing_silence + late * min(0.0, self.shortest_pause - self.trailing_silence)
 
 
 PRESETS = {
-    "aggressive": EndpointConfig(trailing_silence=0.5, longest=15.0),
-    "default": EndpointConfig(trailing_silence=1.0, longest=24.0),
-    "relaxed": EndpointConfig(trailing_silence=1.6, longest=40.0),
+    "aggressive": EndpointConfig(trailing_silence=0.6, longest=20.0, hurry_from=0.75),
+    "default": EndpointConfig(trailing_silence=1.1, longest=40.0, hurry_from=0.8),
+    "relaxed": EndpointConfig(trailing_silence=1.7, longest=60.0, hurry_from=0.8),
 }
 
 
@@ -54,13 +55,15 @@ class GateConfig:
     The noise of each mel bin is followed by an expectile: it falls with ``fall`` of the difference each step, and
     rises with ``rise``, or ``rise_in_speech`` while words are heard; so a fan that is turned on is noise after a few
     seconds, and a long sentence is not. The gate opens above ``opens`` and closes after ``hangover`` below ``closes``.
-    Utterances begin ``pre_roll`` before the gate opened, so that first words are whole.
+    Utterances begin ``pre_roll`` before the gate opened, so that first words are whole. While words are heard, sound
+    below ``softer`` of their level is silence too: a fire that crackles behind the speaker is not more speech.
     """
 
     opens: float = setting(0.8, "Level above the noise, in nats, that opens the gate.", "--gate-opens", low=0.0)
     closes: float = setting(0.6, "Level above the noise that still counts as sound.", "--gate-closes", low=0.0)
     hangover: float = setting(0.6, "Seconds below that level that close the gate.", low=0.0, high=60.0)
     pre_roll: float = setting(0.6, "Seconds heard before the gate opened that are recognised too.", low=0.0, high=10.0)
+    softer: float = setting(0.3, "Part of the speech's level below which is silence.", "--gate-softer", low=0, high=1)
     fall: float = setting(0.25, "How fast the idea of the noise falls, per 40 ms.", "--noise-fall", low=0.0, high=1.0)
     rise: float = setting(0.04, "How fast it rises.", "--noise-rise", low=0.0, high=1.0)
     rise_in_speech: float = setting(0.002, "How fast it rises in speech.", "--noise-rise-in-speech", low=0.0, high=1.0)
@@ -68,12 +71,13 @@ class GateConfig:
 
 STEP = 4  # log-mel frames that are judged together
 SMOOTHING = 3  # steps the level is averaged over
+SPEECH_DECAY = 0.99  # of the speech's level, a step: halved in three seconds
 
 
 class EnergyGate:
     """Judges log-mel frames in order, whatever the sizes of the pieces, in steps of `STEP` frames.
 
-    ``open``: speech is possible. ``quiet``: seconds of the newest steps in a row that were below ``closes``. The noise
+    ``open``: speech is possible. ``quiet``: seconds of the newest steps in a row that were silence. The noise
     starts out as that of digital silence: what comes first counts as sound until it has gone on for a while.
     """
 
@@ -87,6 +91,8 @@ class EnergyGate:
         self._rest: list[Floats] = []
         self._waiting = 0
         self._recent = [0.0] * SMOOTHING
+        self._below = 0.0  # seconds since the level was last above ``closes``
+        self._speech = 0.0  # level of the speech that is heard
 
     def accept(self, frames: Floats, speaking: bool) -> None:
         """Judge further frames, float32 ``[n, n_mels]``; ``speaking``: the network hears words just now."""
@@ -111,11 +117,11 @@ class EnergyGate:
         self.level = sum(self._recent) / SMOOTHING
         rise = config.rise_in_speech if speaking else config.rise
         self._noise += np.float32(rise) * above + np.float32(config.fall) * np.minimum(excess, 0.0)
-        if self.level < config.closes:
-            self.quiet += self._step_seconds
-            if self.quiet >= config.hangover - 1e-9:
-                self.open = False
-        else:
-            self.quiet = 0.0
-            if self.level >= config.opens:
-                self.open = True
+        self._speech = max(self.level, SPEECH_DECAY * self._speech) if speaking else 0.0
+        silent = self.level < max(config.closes, config.softer * self._speech)
+        self.quiet = self.quiet + self._step_seconds if silent else 0.0
+        self._below = self._below + self._step_seconds if self.level < config.closes else 0.0
+        if self._below >= config.hangover - 1e-9:
+            self.open = False
+        elif self.level >= config.opens:
+            self.open = True
