@@ -16,7 +16,6 @@ from .errors import EdgeSttError, UsageError
 COMMANDS = (
     "transcribe",
     "listen",
-    "serve",
     "endpoints",
     "doctor",
     "bench",
