@@ -212,10 +212,10 @@ def write_documents(target: Target, source: Path, tree: Path, work: Path, commit
     pages = work / "pages"
     pages.mkdir()
     python = find_python(source)
-    run(python, source / "deploy" / "shell_pages.py", pages, PYTHONPATH=str(source), SOURCE_DATE_EPOCH=epoch)
+    run(python, "-P", source / "deploy" / "shell_pages.py", pages, PYTHONPATH=str(source), SOURCE_DATE_EPOCH=epoch)
     settings = tree / "etc" / "edge-stt" / "config.toml"
     settings.parent.mkdir(parents=True)
-    settings.write_bytes(run(python, "-m", "edge_stt.cli", "listen", "--print-config", PYTHONPATH=str(source)))
+    settings.write_bytes(run(python, "-Pm", "edge_stt.cli", "listen", "--print-config", PYTHONPATH=str(source)))
     share = tree / "usr" / "share"
     _copy(pages / "edge-stt.bash", share / "bash-completion/completions/edge-stt")
     _copy(pages / "edge-stt.zsh", share / "zsh/vendor-completions/_edge-stt")
