@@ -9,9 +9,15 @@ from typing import Annotated
 import typer
 
 from ..audio import read_audio
+from ..beam import BeamDecoder
 from ..benchmark import TestSet, load_set, load_sets
-from ..decoders import DecodingConfig, choose, make_speller
+from ..confidence import Judged, fit_line, mend, mended, oracle_errors, reliability_svg
+from ..decoder_study import boosting, hot_table, listen, rare_words, table, with_words, without_words
+from ..decoders import DecodingConfig, WithoutPriors, choose, make_speller
+from ..decoding import Hypothesis
+from ..errors import UsageError
 from ..features import log_mel, normalise_utterance
+from ..files import write_atomically
 from ..grammar import Grammar
 from ..interpreter import AcousticModel
 from ..package import ModelPackage
@@ -85,6 +91,84 @@ def tune(
     assert best is not None
     attach_files(loaded, out, decoding=best.config, overwrite=overwrite)
     typer.echo(f"{out}: WER {100 * best.wer:.2f} % on {len(utterances)} clips of {manifest}")
+
+
+@app.command()
+def study(
+    manifest: Annotated[Path, typer.Argument(help="Dev manifest.")],
+    model: Annotated[Path | None, typer.Option(help="Model package; without it, the one that comes along.")] = None,
+    clips: Annotated[int, typer.Option(min=1, help="Clips to use, spread over the manifest.")] = 120,
+    hot_words: Annotated[int, typer.Option(min=1, help="Rare words of the texts to favour.")] = 40,
+) -> None:
+    """What decoding costs and gives: other libraries' searches, beam widths, the best of n readings, hot words."""
+    require_jiwer()
+    package = ModelPackage.load(model or default_model())
+    config = choose(package, "lexicon")
+    utterances = listen(package, load_set(manifest, clips))
+    spelled = next((head for head, units in package.info.heads.items() if units.kind == "characters"), None)
+    if spelled is not None:
+        typer.echo(f"Without lexicon and language model ({spelled}):\n")
+        for line in table(without_words(utterances, spelled, package.info.heads[spelled], 16), "CER"):
+            typer.echo(line)
+    typer.echo(f"\nWith lexicon and language model ({config.head}):\n")
+    for line in table(with_words(package, config, utterances, (8, 16, 32, 64)), "WER"):
+        typer.echo(line)
+    favoured = rare_words(utterances, hot_words)
+    typer.echo(f"\nWith {len(favoured)} hot words:\n")
+    for line in hot_table(boosting(package, config, utterances, favoured)):
+        typer.echo(line)
+
+
+@app.command()
+def confidence(
+    package: Annotated[Path, typer.Argument(help="Model package whose decoder is beam or lexicon.")],
+    manifests: Annotated[list[Path], typer.Argument(help="Dev speech; to store a fit, never a test set.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Package to write, with confidences mended.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Reliability plot to write, SVG.")] = None,
+    n_best: Annotated[int, typer.Option(min=1, help="Readings for the oracle word error rate.")] = 16,
+    clips: Annotated[int | None, typer.Option(min=1, help="Clips to use of each, spread over the manifest.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Measure whether words at confidence 0.8 are right in eight of ten cases, and make it so.
+
+    The error after mending is measured with the fit of the other half of the speakers. The oracle word error rate is
+    that of the best of several readings.
+    """
+    require_jiwer()
+    loaded = ModelPackage.load(package)
+    config = DecodingConfig.of(loaded)
+    transcriber = Transcriber(loaded, decoding=config)
+    inner = transcriber.decoder.decoder if isinstance(transcriber.decoder, WithoutPriors) else transcriber.decoder
+    if not isinstance(inner, BeamDecoder):
+        raise UsageError(f"{package} is decoded greedily: its confidences are probabilities of units, there is no fit")
+    halves: tuple[list[tuple[str, Hypothesis]], list[tuple[str, Hypothesis]]] = ([], [])
+    words = errors = oracle = 0
+    for test_set in load_sets(manifests, clips):
+        speakers = sorted({clip.speaker for clip in test_set.clips})
+        for clip, text in zip(test_set.clips, test_set.references, strict=True):
+            decoder = transcriber.decoder
+            log_probs = transcriber.log_probs(log_mel(read_audio(clip.path), loaded.info.front_end))
+            readings = decoder.finish(decoder.advance(decoder.start(), log_probs), n_best)
+            halves[speakers.index(clip.speaker) % 2].append((text, readings[0]))
+            words += len(text.split())
+            errors += oracle_errors(text, readings[:1])
+            oracle += oracle_errors(text, readings)
+    judged = Judged.of([*halves[0], *halves[1]])
+    rates = f"WER {100 * errors / words:.2f} %, of the best of {n_best} readings {100 * oracle / words:.2f} %"
+    typer.echo(f"{len(judged.right)} words, {rates}; expected calibration error {judged.error:.4f}")
+    curves = [("confidence", judged)]
+    if halves[0] and halves[1]:
+        one, other = map(Judged.of, halves)
+        crossed = mended(one, fit_line(other)) + mended(other, fit_line(one))
+        typer.echo(f"mended, each half of the speakers by the other: expected calibration error {crossed.error:.4f}")
+        curves.append(("mended", crossed))
+    if plot is not None:
+        write_atomically(plot, [reliability_svg(curves).decode()])
+    if out is not None:
+        fitted = mend(config.beam.confidence, fit_line(judged))
+        config = replace(config, beam=replace(config.beam, confidence=fitted))
+        attach_files(loaded, out, decoding=config, overwrite=overwrite)
+        typer.echo(f"{out}: competition {fitted.competition}, acoustics {fitted.acoustics}, offset {fitted.offset}")
 
 
 Phrases = Annotated[Path, typer.Argument(help="File of phrases, as for `edge-stt transcribe --phrases`.")]
