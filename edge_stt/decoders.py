@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .acceptor import Speller
-from .beam import BeamConfig, BeamDecoder
+from .beam import BeamConfig, BeamDecoder, ConfidenceConfig
 from .decoding import Hypothesis, LogProbs, greedy
 from .errors import DecodingError
 from .grammar import Grammar
@@ -136,18 +136,24 @@ class DecodingConfig:
         data = dict(package.info.decoding)
         if not data:
             return cls(head=package.info.default_head)
-        known = {f.name for f in fields(BeamConfig)} - {"confidence"}
+        known = {f.name for f in fields(BeamConfig)} | {f.name for f in fields(ConfidenceConfig)}
         beam = dict(data.pop("beam", {}))
+        confidence = dict(beam.pop("confidence", {}))
         phrases = dict(data.pop("phrases", {}))
         known |= {f.name for f in fields(PhraseConfig)}
-        if unknown := sorted({*beam, *phrases} - known) or sorted(set(data) - {f.name for f in fields(cls)}):
+        if unknown := sorted({*beam, *phrases, *confidence} - known) or sorted(
+            set(data) - {f.name for f in fields(cls)}
+        ):
             raise DecodingError(f"the package's decoding settings have {unknown[0]!r}: update edge-stt")
         log_priors = tuple(data.pop("log_priors", ()))
-        return cls(**data, log_priors=log_priors, beam=BeamConfig(**beam), phrases=PhraseConfig(**phrases))
+        settings = BeamConfig(**beam, confidence=ConfidenceConfig(**confidence))
+        return cls(**data, log_priors=log_priors, beam=settings, phrases=PhraseConfig(**phrases))
 
     def to_data(self) -> dict[str, Any]:
         """Plain data for ``model.json``: what differs from the defaults."""
         beam = {k: v for k, v in asdict(self.beam).items() if k != "confidence" and v != getattr(BeamConfig(), k)}
+        if self.beam.confidence != ConfidenceConfig():
+            beam["confidence"] = asdict(self.beam.confidence)
         data = {**asdict(self), "log_priors": [round(x, 4) for x in self.log_priors], "beam": beam}
         phrases = {k: v for k, v in data.pop("phrases").items() if v != getattr(PhraseConfig(), k)}
         return {**data, "phrases": phrases} if phrases else data

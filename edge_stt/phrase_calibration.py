@@ -22,12 +22,11 @@ from .corpora import Clip, read_corpus
 from .decoding import LogProbs
 from .errors import DataError
 from .features import Floats, log_mel
+from .logistic import fit_logistic, probability
 from .phrases import Match, PhraseConfig, PhraseDecoder
 from .recogniser import Transcriber
 
 Samples = npt.NDArray[np.float32]
-RIDGE = 0.1  # keeps the fit finite where the classes do not overlap
-NEWTON_STEPS = 50
 
 
 @dataclass(frozen=True)
@@ -150,28 +149,23 @@ def fit(found: Sequence[Example], config: PhraseConfig) -> PhraseConfig:
     weight[~said] *= weight[said].sum() / weight[~said].sum()
     weight *= len(found)
     behind = np.array([[-1.0, example.match.overall, example.match.worst] for example in found])
-    offset, overall, worst = _logistic(behind, said, weight)
+    offset, overall, worst = _weights(behind, said, weight)
     config = replace(config, offset=round(offset, 3), overall=round(overall, 3), worst=round(worst, 4))
-    scores = 1.0 / (1.0 + np.exp(np.clip(behind @ [config.offset, config.overall, config.worst], -30.0, 30.0)))
+    scores = probability(-behind, np.array([config.offset, config.overall, config.worst]))
     return replace(config, threshold=round(best_threshold(scores, said, weight), 3))
 
 
-def _logistic(
+def _weights(
     behind: npt.NDArray[np.float64], said: npt.NDArray[np.bool_], weight: npt.NDArray[np.float64]
 ) -> tuple[float, float, float]:
-    """Weights w ≥ 0 so that 1 / (1 + exp(behind · w)) is the probability of ``said``: Newton's method."""
-    free = [0, 1, 2]
+    """Weights of the columns of ``behind``; evidence that would count the wrong way round gets none."""
+    columns = [0, 1, 2]
     while True:
-        x, w = -behind[:, free], np.zeros(len(free))
-        for _ in range(NEWTON_STEPS):
-            p = 1.0 / (1.0 + np.exp(-np.clip(x @ w, -30.0, 30.0)))
-            gradient = x.T @ (weight * (said - p)) - RIDGE * w
-            curvature = (x * (weight * p * (1 - p))[:, None]).T @ x + RIDGE * np.eye(len(free))
-            w = w + np.linalg.solve(curvature, gradient)
-        if (w[1:] >= 0).all():
+        weights = fit_logistic(-behind[:, columns], said, weight)
+        if (weights[1:] >= 0).all():
             break
-        free.remove(free[1 + int(w[1:].argmin())])  # evidence of no use
-    values = dict(zip(free, w.tolist(), strict=True))
+        columns.remove(columns[1 + int(weights[1:].argmin())])
+    values = dict(zip(columns, weights.tolist(), strict=True))
     return values[0], values.get(1, 0.0), values.get(2, 0.0)
 
 
