@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,7 @@ from .operators import check_operators
 from .parity import PARITY_FILE, DevClip, GateConfig, Parity, ParityError, ParityGate, dev_clips, read_clips
 from .parity_report import parity_json
 from .prove import Proof, interpreters, prove
+from .sensitivity import LayerNoise, worst_layers
 
 MODES = ("float32", "float16", "dynamic", "int8", "int16x8")
 CALIBRATED = ("int8", "int16x8")
@@ -79,14 +83,28 @@ class Product:
     out: Path
     seconds: float = 0.0
     content: bytes = b""
+    keep_float: tuple[str, ...] = ()
+    layers: list[LayerNoise] = field(default_factory=list)
     parity: Parity | None = None
     proofs: list[Proof] = field(default_factory=list)
     package: ModelPackage | None = None
     error: str | None = None
 
 
+@contextmanager
+def exported(model: TrainedModel) -> Iterator[Path]:
+    """The model as a SavedModel in a folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="edge-stt-convert-") as folder:
+        save_graphs(model, Path(folder) / "saved_model")
+        yield Path(folder) / "saved_model"
+
+
 def to_tflite(
-    model: TrainedModel, mode: str, calibration: Sequence[Floats] | None = None, keep_float: Sequence[str] = ()
+    model: TrainedModel,
+    mode: str,
+    calibration: Sequence[Floats] | None = None,
+    keep_float: Sequence[str] = (),
+    saved_model: Path | None = None,
 ) -> bytes:
     """Convert. ``calibration`` is normalised log-mel, needed by the integer modes; ``keep_float`` names layers.
 
@@ -94,29 +112,55 @@ def to_tflite(
     """
     if mode not in MODES:
         raise UsageError(f"unknown quantization {mode!r}; choose one of {', '.join(MODES)}")
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        save_graphs(model, work / "saved_model")
-        arguments = [str(work / "saved_model"), str(work / "model.tflite"), mode]
+    if saved_model is None:
+        with exported(model) as folder:
+            return to_tflite(model, mode, calibration, keep_float, folder)
+    with tempfile.TemporaryDirectory() as work:
+        out = Path(work) / "model.tflite"
+        arguments = [str(saved_model), str(out), mode]
         if mode in CALIBRATED:
             if not calibration:
                 raise ConversionError(f"{mode} needs representative clips: give a manifest with --data")
-            np.savez(work / "calibration.npz", *calibration)
-            arguments += ["--calibration", str(work / "calibration.npz")]
+            np.savez(Path(work) / "calibration.npz", *calibration)
+            arguments += ["--calibration", str(Path(work) / "calibration.npz")]
+        if model.stream is None:
+            arguments.append("--offline-only")
         if keep_float:
             arguments += ["--keep-float", *keep_float]
-        root = Path(__file__).parent.parent
-        done = subprocess.run(
-            [sys.executable, "-m", "convert.child", *arguments], cwd=root, capture_output=True, text=True, check=False
+        _child("convert.child", arguments, mode)
+        return out.read_bytes()
+
+
+def measure_layers(
+    model: TrainedModel, mode: str, calibration: Sequence[Floats], saved_model: Path | None = None
+) -> list[LayerNoise]:
+    """What each layer costs when it alone is quantised, worst first; raises `ConversionError` where it cannot."""
+    if mode not in ("dynamic", *CALIBRATED):
+        raise UsageError(f"{mode} quantises no layer; choose dynamic, int8 or int16x8")
+    if saved_model is None:
+        with exported(model) as folder:
+            return measure_layers(model, mode, calibration, folder)
+    with tempfile.TemporaryDirectory() as work:
+        out, clips = Path(work) / "layers.json", Path(work) / "calibration.npz"
+        np.savez(clips, *calibration)
+        signatures = ["offline"] if model.stream is None else ["offline", "stream"]
+        _child("convert.sensitivity", [str(saved_model), str(out), mode, str(clips), *signatures], mode)
+        return [LayerNoise(**item) for item in json.loads(out.read_text(encoding="utf-8"))]
+
+
+def _child(module: str, arguments: Sequence[str], mode: str) -> None:
+    """Run a module in a process of its own; its failure, or its death, becomes a `ConversionError`."""
+    root = Path(__file__).parent.parent
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    if done.returncode < 0:
+        hint = "; recurrent networks convert to float32, float16 and dynamic" if mode in CALIBRATED else ""
+        raise ConversionError(
+            f"{mode}: TensorFlow's converter crashed ({signal.Signals(-done.returncode).name}){hint}; nothing written"
         )
-        if done.returncode < 0:
-            raise ConversionError(
-                f"{mode}: TensorFlow's converter crashed (signal {-done.returncode}); nothing written"
-            )
-        if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if line.strip()]
-            raise ConversionError(f"{mode}: the converter failed: {lines[-1] if lines else 'no reason given'}")
-        return (work / "model.tflite").read_bytes()
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise ConversionError(f"{mode}: the converter failed: {lines[-1] if lines else 'no reason given'}")
 
 
 def golden_input(model: TrainedModel) -> Floats:
@@ -145,13 +189,17 @@ def convert_run(run: Path, out: Path, config: BuildConfig, say: Say = lambda tex
     decoding = ModelPackage.load(config.decoding) if config.decoding else None
     calibration = calibration_clips(config.data, config.calibration_clips, model) if config.data else None
     clips = dev_clips(config.dev, config.gate.clips, model) if config.dev else demo_clips(model)
-    for product in products:
-        _convert(product, model, calibration, config, say)
+    with exported(model) as saved_model:
+        for product in products:
+            _convert(product, model, calibration, config, saved_model, say)
     with tempfile.TemporaryDirectory() as folder:
         trials = {}
         for product in products:
             if product.content:
-                trials[product.mode] = _trial(Path(folder) / product.mode, product, model, config, decoding)
+                try:
+                    trials[product.mode] = _trial(Path(folder) / product.mode, product, model, config, decoding)
+                except PackageError as error:
+                    product.error = f"{product.mode}: {error}"
         _measure(products, trials, model, clips, config, say)
         for product in products:
             if product.mode in trials and not product.error:
@@ -175,18 +223,47 @@ def _checked(config: BuildConfig) -> tuple[str, ...]:
 
 
 def _convert(
-    product: Product, model: TrainedModel, calibration: list[Floats] | None, config: BuildConfig, say: Say
+    product: Product,
+    model: TrainedModel,
+    calibration: list[Floats] | None,
+    config: BuildConfig,
+    saved_model: Path,
+    say: Say,
 ) -> None:
     start = time.monotonic()
-    keep = config.keep_float if product.mode in ("dynamic", "int8", "int16x8") else ()
     try:
-        content = to_tflite(model, product.mode, calibration, keep)
-        check_operators(content)
-        product.content = content
+        if product.mode in ("dynamic", *CALIBRATED):
+            product.keep_float = _kept(product, model, calibration, config, saved_model, say)
+        product.content = to_tflite(model, product.mode, calibration, product.keep_float, saved_model)
+        check_operators(product.content)
     except EdgeSttError as error:
-        product.error = str(error)
+        product.error, product.content = str(error), b""
     product.seconds = time.monotonic() - start
     say(f"{product.mode}: {product.error or f'converted in {product.seconds:.0f} s'}")
+
+
+def _kept(
+    product: Product,
+    model: TrainedModel,
+    calibration: list[Floats] | None,
+    config: BuildConfig,
+    saved_model: Path,
+    say: Say,
+) -> tuple[str, ...]:
+    """The layers that stay in float, `auto` looked up."""
+    if not config.keep_float:
+        return ()
+    product.layers = measure_layers(
+        model, product.mode, calibration or [clip.log_mel for clip in demo_clips(model)], saved_model
+    )
+    known = {noise.layer for noise in product.layers}
+    named = tuple(name for name in config.keep_float if name != "auto")
+    if unknown := sorted(set(named) - known):
+        raise UsageError(f"--keep-float: there is no layer {unknown[0]}; there are {', '.join(sorted(known))}")
+    auto = worst_layers(product.layers) if "auto" in config.keep_float else ()
+    kept = tuple(dict.fromkeys((*named, *auto)))
+    say(f"{product.mode}: in float: {', '.join(kept) or 'no layer'}")
+    return kept
 
 
 def _trial(
@@ -259,7 +336,7 @@ def _write(product: Product, trial: ModelPackage, clips: list[DevClip], config: 
     info = replace(trial.info, runtimes=tuple(proof.runtime for proof in product.proofs))
     files = {name: trial.read(name) for name in trial.files}
     source = f"{config.dev.parent.name} {config.dev.stem}" if config.dev else "the demo clip"
-    files[PARITY_FILE] = parity_json(product.parity, product.proofs, source, clips, config)
-    card = model_card(info, len(product.content), config.notes, product.parity, source, config.keep_float)
+    files[PARITY_FILE] = parity_json(product, source, clips, config)
+    card = model_card(info, len(product.content), config.notes, product.parity, source, product.keep_float)
     files[CARD_FILE] = card.encode()
     product.package = write_package(product.out, info, files, config.overwrite)

@@ -1,13 +1,14 @@
 """One conversion in a process of its own: a converter that crashes takes only this process with it.
 
-``python -m convert.child SAVED_MODEL OUT MODE [--calibration CLIPS.npz] [--keep-float LAYER…]`` writes a .tflite file.
+``python -m convert.child SAVED_MODEL OUT MODE`` writes a .tflite file; `main` has the options.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -20,27 +21,39 @@ from .ranges import with_ranges
 CONV_VERSION = 4  # the oldest that knows 16-bit activations: tflite-runtime 2.14 must load the file
 
 
-def convert(saved_model: Path, mode: str, calibration: Path | None = None, keep_float: Sequence[str] = ()) -> bytes:
+def convert(
+    saved_model: Path, mode: str, calibration: Path | None = None, keep_float: Sequence[str] = (), stream: bool = True
+) -> bytes:
     """Convert both signatures; ``calibration`` holds normalised log-mel clips for the integer modes.
 
-    ``keep_float`` names layers whose weights and arithmetic stay in float32.
+    ``keep_float`` names layers whose weights and arithmetic stay in float32. Without ``stream`` there is one signature.
     """
+    signatures = ["offline", "stream"] if stream else ["offline"]
     if mode in ("int8", "int16x8"):
         if calibration is None:
             raise ValueError(f"{mode} needs calibration clips")
-        with np.load(calibration) as clips:
-            return quantize_integer(from_saved_model(saved_model, "float32"), mode, list(clips.values()), keep_float)
-    content = from_saved_model(saved_model, mode)
+        with np.load(calibration) as file:
+            clips = list(file.values())
+        content = from_saved_model(saved_model, "float32", signatures)
+        if not has_loops(content):
+            return quantize_integer(content, mode, clips, keep_float)
+        return quantize_by_tensorflow(saved_model, mode, clips, signatures)
+    content = from_saved_model(saved_model, mode, signatures)
     if mode == "dynamic" and keep_float:
-        content = with_float_weights(content, from_saved_model(saved_model, "float32"), keep_float)
+        content = with_float_weights(content, from_saved_model(saved_model, "float32", signatures), keep_float)
     return content
 
 
-def from_saved_model(saved_model: Path, mode: str) -> bytes:
-    """TensorFlow's converter in a mode without calibration."""
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model), signature_keys=_signatures(saved_model))
+def _converter(saved_model: Path, signatures: Sequence[str]) -> Any:
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model), signature_keys=list(signatures))
     # Per-channel scales for dense layers need operator versions that tflite-runtime 2.14 does not know.
     converter._experimental_disable_per_channel_quantization_for_dense_layers = True
+    return converter
+
+
+def from_saved_model(saved_model: Path, mode: str, signatures: Sequence[str]) -> bytes:
+    """TensorFlow's converter in a mode without calibration."""
+    converter = _converter(saved_model, signatures)
     if mode != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if mode == "float16":
@@ -49,9 +62,43 @@ def from_saved_model(saved_model: Path, mode: str) -> bytes:
     return content
 
 
-def _signatures(saved_model: Path) -> list[str]:
-    found = tf.saved_model.load(str(saved_model)).signatures
-    return [name for name in ("offline", "stream") if name in found]
+def has_loops(content: bytes) -> bool:
+    """Whether a file has recurrent layers as loops, into which `ranges` cannot look."""
+    file = TfliteFile(content)
+    return any(op.name == "WHILE" for graph in file.graphs for op in file.operators(graph))
+
+
+def quantize_by_tensorflow(saved_model: Path, mode: str, clips: list[Floats], signatures: Sequence[str]) -> bytes:
+    """TensorFlow's own calibration and quantization. On recurrent layers it is known to crash (TensorFlow 2.21)."""
+    ops = tf.lite.OpsSet
+    converter = _converter(saved_model, signatures)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.target_spec.supported_ops = [
+        ops.TFLITE_BUILTINS_INT8 if mode == "int8" else ops.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+    ]
+    converter.representative_dataset = lambda: _representative(saved_model, clips, "stream" in signatures)
+    content: bytes = converter.convert()
+    return content
+
+
+def _representative(saved_model: Path, clips: list[Floats], with_stream: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Inputs for both signatures: each clip whole, and the same clip in chunks with the states that go with them."""
+    model = tf.saved_model.load(str(saved_model))
+    for clip in clips:
+        yield "offline", {"log_mel": clip[None]}
+        if not with_stream:
+            continue
+        stream = model.signatures["stream"]
+        specs = dict(stream.structured_input_signature[1])
+        chunk = specs["log_mel"].shape[1]
+        states = {k: np.zeros(s.shape, np.float32) for k, s in specs.items() if k.startswith("state")}
+        for start in range(0, len(clip) - chunk + 1, chunk):
+            position = np.array([start // 4], np.int32)
+            inputs = {"log_mel": clip[None, start : start + chunk], "position": position, **states}
+            inputs["end"] = np.array([2**30], np.int32)
+            yield "stream", inputs
+            out = stream(**{k: tf.constant(v) for k, v in inputs.items()})
+            states = {k: out[k].numpy() for k in states}
 
 
 def quantize_integer(content: bytes, mode: str, clips: list[Floats], keep_float: Sequence[str] = ()) -> bytes:
@@ -59,19 +106,23 @@ def quantize_integer(content: bytes, mode: str, clips: list[Floats], keep_float:
 
     Weights of convolutions have one scale a channel. Ranges of activations are `ranges.with_ranges`'.
     """
+    ranged = with_ranges(content, clips, 8 if mode == "int8" else 16)
+    file = TfliteFile(ranged)
+    kept = [op for layer in keep_float for op in layer_operators(file, layer)]
+    return quantize_ranged(ranged, mode, [file.name(op.graph, op.outputs[0]) for op in kept])
+
+
+def quantize_ranged(ranged: bytes, mode: str, float_tensors: Sequence[str] = ()) -> bytes:
+    """The same from a file whose activations have ranges; operators that give ``float_tensors`` stay float."""
     from tensorflow.lite.python.convert import mlir_quantize
     from tensorflow.lite.toco import types_pb2
 
-    ranged = with_ranges(content, clips, 8 if mode == "int8" else 16)
-    file = TfliteFile(ranged)
     quantized: bytes = mlir_quantize(
         ranged,
         inference_type=types_pb2.QUANTIZED_INT8 if mode == "int8" else types_pb2.QUANTIZED_INT16,
         disable_per_channel_for_dense_layers=True,
         denylisted_ops=["LOG_SOFTMAX"],
-        denylisted_nodes=[
-            file.name(op.graph, op.outputs[0]) for layer in keep_float for op in layer_operators(file, layer)
-        ],
+        denylisted_nodes=list(float_tensors),
     )
     return quantized if mode == "int8" else repair_16_bit(quantized)
 
@@ -120,9 +171,9 @@ def main() -> None:
     parser.add_argument("mode")
     parser.add_argument("--calibration", type=Path)
     parser.add_argument("--keep-float", nargs="*", default=[])
-    arguments = parser.parse_args()
-    content = convert(arguments.saved_model, arguments.mode, arguments.calibration, arguments.keep_float)
-    arguments.out.write_bytes(content)
+    parser.add_argument("--offline-only", action="store_true")
+    a = parser.parse_args()
+    a.out.write_bytes(convert(a.saved_model, a.mode, a.calibration, a.keep_float, not a.offline_only))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from edge_stt.errors import EdgeSttError, RuntimeMissingError
+from edge_stt.package import ModelPackage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +40,7 @@ app = typer.Typer(
 )
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
 Names = list[str]
+Paths = list[Path]
 
 
 @app.command()
@@ -95,17 +98,103 @@ def run(
         overwrite=overwrite,
     )
     products = convert_run(run, out, config, _progress())
-    from .parity_report import result, table
+    from .parity_report import layer_table, result, table
 
     if as_json:
         typer.echo(json.dumps(result(products), indent=1))
     else:
+        for product in products:
+            if product.layers:
+                _print(layer_table(f"{product.mode}, each layer quantised alone", product.layers))
         _print(table(products))
     failures = [product.error for product in products if product.error]
     for failure in failures[1:]:
         typer.echo(f"edge-stt: {failure}", err=True)
     if failures:
         raise EdgeSttError(str(failures[0]))
+
+
+@app.command()
+def layers(
+    run: Annotated[Path, typer.Argument(help="Run directory of `edge-stt train`.")],
+    data: Annotated[Path, typer.Option(help="Manifest of representative clips.")],
+    quantize: Annotated[str, typer.Option(help="dynamic, int8 or int16x8.")] = "int8",
+    clips: Annotated[int, typer.Option(min=1, help="Representative clips to take from it.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """What each layer costs when it alone is quantised, worst first: what `--keep-float auto` looks at."""
+    _require_tensorflow()
+    from .build import measure_layers
+    from .calibration import calibration_clips
+    from .graph import load_run
+    from .parity_report import layer_table
+
+    model = load_run(run)
+    noises = measure_layers(model, quantize, calibration_clips(data, clips, model))
+    if as_json:
+        typer.echo(json.dumps([asdict(noise) for noise in noises], indent=1))
+    else:
+        _print(layer_table(f"{quantize}, each layer quantised alone", noises))
+
+
+@app.command()
+def inspect(package: Annotated[Path, typer.Argument(help="Model package.")], as_json: AsJson = False) -> None:
+    """Look into a package: files, metadata, signatures, operators, and each layer's quantization."""
+    from .inspection import inspect_package, inspection_tables
+
+    found = inspect_package(ModelPackage.load(package))
+    if as_json:
+        typer.echo(json.dumps(found.to_data(), indent=1))
+    else:
+        for table in inspection_tables(found):
+            _print(table)
+
+
+@app.command()
+def diff(
+    a: Annotated[Path, typer.Argument(help="Model package.")],
+    b: Annotated[Path, typer.Argument(help="Another.")],
+    audio: Annotated[
+        Paths | None, typer.Option(help="Recording or manifest to transcribe with both; without it, the demo clip.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what changed between two packages: metadata, operators, layers, and transcripts that differ."""
+    from .inspection import compare_packages, difference_tables
+
+    found = compare_packages(ModelPackage.load(a), ModelPackage.load(b), audio or ())
+    if as_json:
+        typer.echo(json.dumps(found.to_data(), indent=1))
+        return
+    for table in difference_tables(found, str(a), str(b)):
+        _print(table)
+    same = found.clips - len(found.transcripts)
+    typer.echo("no difference" if found.empty else f"{same} of {found.clips} transcripts are the same")
+
+
+@app.command()
+def prove(
+    package: Annotated[Path, typer.Argument(help="Model package.")],
+    python: Annotated[
+        Names | None, typer.Option(help="A Python to run it with: a command; repeat. Without it, those that are found.")
+    ] = None,
+    record: Annotated[bool, typer.Option("--record", help="Write what it ran on into the package.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a package's golden input on other runtimes and machines, and compare with its golden output."""
+    from .prove import interpreters, prove_package, record_runtimes
+
+    proofs = prove_package(ModelPackage.load(package), python or interpreters())
+    if record:
+        record_runtimes(ModelPackage.load(package), proofs)
+    if as_json:
+        typer.echo(json.dumps([proof.to_data() for proof in proofs], indent=1))
+        return
+    for proof in proofs:
+        typer.echo(
+            f"{proof.runtime}: {100 * proof.agreement:.2f} % of frames agree, "
+            f"|Δ log p| mean {proof.mean_difference:.4f}, max {proof.max_difference:.3f}"
+        )
 
 
 def _require_tensorflow() -> None:

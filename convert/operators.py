@@ -29,6 +29,7 @@ ALLOWED = frozenset(
         "PACK",
         "PAD",
         "QUANTIZE",
+        "REDUCE_PROD",
         "RELU",
         "RESHAPE",
         "REVERSE_V2",

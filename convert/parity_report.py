@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edge_stt.scoring import Interval
 
 from .parity import DevClip, Parity
-from .prove import Proof
+from .sensitivity import LayerNoise
 
 if TYPE_CHECKING:
     from .build import BuildConfig, Product
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 
-def parity_json(
-    parity: Parity, proofs: Sequence[Proof], source: str, clips: Sequence[DevClip], config: BuildConfig
-) -> bytes:
+def parity_json(product: Product, source: str, clips: Sequence[DevClip], config: BuildConfig) -> bytes:
     """Text of ``parity.json``: every figure, the limits, and a hash that names the clips."""
     digest = hashlib.sha256("".join(f"{clip.id}\t{clip.reference}\n" for clip in clips).encode())
+    parity = product.parity
+    assert parity is not None
     data = {
         "format": FORMAT,
         **parity.to_data(),
@@ -31,9 +31,10 @@ def parity_json(
         "forced": bool(parity.problems),
         "dev": source,
         "dev_sha256": digest.hexdigest(),
-        "keep_float": list(config.keep_float),
+        "keep_float": list(product.keep_float),
+        "layers": [asdict(noise) for noise in product.layers],
         "calibration_clips": config.calibration_clips if config.data else 0,
-        "proofs": [proof.to_data() for proof in proofs],
+        "proofs": [proof.to_data() for proof in product.proofs],
     }
     return (json.dumps(data, indent=1, sort_keys=True) + "\n").encode()
 
@@ -98,6 +99,19 @@ def table(products: Sequence[Product]) -> Any:
     return out
 
 
+def layer_table(title: str, noises: Sequence[LayerNoise]) -> Any:
+    """A rich table: what each layer costs when it alone is quantised, worst first."""
+    from rich.table import Table
+
+    out = Table(title=title)
+    for head in ("layer", "weights", "SQNR of its output, dB", "of log-probabilities, dB", "share of the noise %"):
+        out.add_column(head, justify="left" if head == "layer" else "right")
+    for noise in noises:
+        figures = (f"{noise.own_db:.1f}", f"{noise.output_db:.1f}", f"{100 * noise.share:.1f}")
+        out.add_row(noise.layer, f"{noise.weights:,}", *figures)
+    return out
+
+
 def summary(parity: Parity, source: str) -> list[str]:
     """The card's section on parity, as lines of Markdown."""
     minutes = parity.seconds / 60
@@ -138,6 +152,8 @@ def result(products: Sequence[Product]) -> dict[str, Any]:
                 "error": product.error,
                 "seconds": round(product.seconds, 2),
                 "parity": product.parity.to_data() if product.parity else None,
+                "keep_float": list(product.keep_float),
+                "layers": [asdict(noise) for noise in product.layers],
                 "proofs": [proof.to_data() for proof in product.proofs],
             }
             for product in products

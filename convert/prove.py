@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy as np
 
 from edge_stt.errors import EdgeSttError
 from edge_stt.interpreter import AcousticModel
-from edge_stt.package import ModelPackage
+from edge_stt.package import ModelPackage, write_package
 
 ROOT = Path(__file__).parent.parent
 TFLITE_ENVIRONMENT = ROOT / ".venv-tflite" / "bin" / "python"  # deploy/run-tests makes it
@@ -87,6 +87,18 @@ def prove(package: ModelPackage, python: str, tolerance: Tolerance | None = None
             f"mean |Δ log p| {proof.mean_difference:.3f}"
         )
     return proof
+
+
+def prove_package(package: ModelPackage, pythons: Sequence[str]) -> list[Proof]:
+    """`prove` with each Python in turn."""
+    return [prove(package, python) for python in pythons]
+
+
+def record_runtimes(package: ModelPackage, proofs: Sequence[Proof]) -> ModelPackage:
+    """Write the runtimes of proofs into the package, beside those it has."""
+    runtimes = tuple(dict.fromkeys((*package.info.runtimes, *(proof.runtime for proof in proofs))))
+    files = {name: package.read(name) for name in package.files}
+    return write_package(package.path, replace(package.info, runtimes=runtimes), files, overwrite=True)
 
 
 def _compare(package: ModelPackage, outputs: dict[str, Any], runtime: str, seconds: float) -> Proof:
