@@ -22,6 +22,7 @@ COMMANDS = (
     "lm",
     "decoder",
     "model",
+    "deploy",
 )  # each a module of `edge_stt.commands`
 WORKSTATION = {
     "train": "Train a model (on a workstation, from a checkout).",
