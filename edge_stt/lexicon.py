@@ -201,7 +201,8 @@ class Lexicon:
         units: list[int] = []
         while node != ROOT:
             units.append(int(self.unit[node]))
-            node = int(np.searchsorted(self.first_child, node, side="right")) - 1
+            # The array's own type: for another, numpy would copy all of it.
+            node = int(np.searchsorted(self.first_child, np.uint32(node), side="right")) - 1
         return tuple(reversed(units))
 
     def find(self, sequence: Iterable[int]) -> int | None:
