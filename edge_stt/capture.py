@@ -21,7 +21,8 @@ from typing import Any, BinaryIO
 
 HEADER = struct.Struct("<IHHd")  # bytes of samples, 1 if input overflowed before them, 0, seconds (of the device)
 INPUT_OVERFLOW = 2  # portaudio.h: paInputOverflow
-CHECK_SECONDS = 0.25
+CHECK_SECONDS = 0.5
+BLOCK_SECONDS = 0.1  # fewer wake-ups are less work
 PREFERRED = ("pulse", "pipewire", "default")  # of devices that have no better claim
 USUAL_RATES = (48_000, 44_100, 16_000, 32_000, 96_000, 8_000)
 MANY_CHANNELS = 8  # more are those of a sound server, which gives as many as it is asked for, and any rate
@@ -150,7 +151,7 @@ def run(request: dict[str, Any], out: BinaryIO) -> int:
                 format=pyaudio.paInt16,
                 input=True,
                 input_device_index=device["index"],
-                frames_per_buffer=max(64, int(rate * request.get("block", 0.05))),
+                frames_per_buffer=max(64, int(rate * request.get("block", BLOCK_SECONDS))),
                 stream_callback=capture.callback,
                 start=False,
             )

@@ -21,6 +21,7 @@ from .settings import nearest
 CAPTURE = Path(__file__).parent / "capture.py"
 OPEN_SECONDS = 15.0  # for PortAudio to list its devices and open one; a sound server that hangs takes for ever
 MAX_BLOCK_BYTES = 1 << 22
+READ_BYTES = 1 << 16
 PYAUDIO_MISSING = (
     "PyAudio is not installed: apt-get install portaudio19-dev, then pip install 'edge-stt[mic]'; "
     "or feed audio with --input"
@@ -28,7 +29,7 @@ PYAUDIO_MISSING = (
 
 
 class CaptureProcess:
-    """A running `edge_stt.capture`; `message` is its first line. Raises `AudioError` when none comes."""
+    """A running `edge_stt.capture`."""
 
     def __init__(self, request: dict[str, Any], script: Path = CAPTURE) -> None:
         # A session of its own: Ctrl-C is for the daemon, which ends this process itself. -P: our modules' names
@@ -45,7 +46,7 @@ class CaptureProcess:
         self._fd = self._process.stdout.fileno()
         self._poll = select.poll()
         self._poll.register(self._fd, select.POLLIN)
-        self.message: dict[str, Any] = {}
+        self._arrived = bytearray()
 
     def start(self, timeout: float, stopping: threading.Event) -> dict[str, Any]:
         """The first line; raises `AudioError` when it does not come in time."""
@@ -59,29 +60,26 @@ class CaptureProcess:
                 if not byte:
                     raise AudioError("the audio libraries crashed")
                 line += byte
-        self.message = json.loads(line)
-        return self.message
+        message: dict[str, Any] = json.loads(line)
+        return message
 
     def read(self, timeout: float) -> tuple[bool, bytes] | None:
         """A block, and whether audio was lost before it; None at the end. Raises `TimeoutError` without one in time."""
-        header = self._exactly(HEADER.size, timeout)
-        if header is None:
-            return None
-        size, overflow, _, _ = HEADER.unpack(header)
-        data = self._exactly(size, timeout) if size <= MAX_BLOCK_BYTES else None
-        return None if data is None else (bool(overflow), data)
-
-    def _exactly(self, size: int, timeout: float) -> bytes | None:
-        parts: list[bytes] = []
-        while size:
+        while True:
+            if len(self._arrived) >= HEADER.size:
+                size, overflow, _, _ = HEADER.unpack_from(self._arrived)
+                if size > MAX_BLOCK_BYTES:
+                    return None
+                if len(self._arrived) >= HEADER.size + size:
+                    data = bytes(self._arrived[HEADER.size : HEADER.size + size])
+                    del self._arrived[: HEADER.size + size]
+                    return bool(overflow), data
             if not self._poll.poll(round(timeout * 1000)):
                 raise TimeoutError
-            part = os.read(self._fd, size)
+            part = os.read(self._fd, READ_BYTES)
             if not part:
                 return None
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
+            self._arrived += part
 
     def kill(self) -> None:
         """End it, whatever it waits for."""
