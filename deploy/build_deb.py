@@ -192,15 +192,12 @@ def place_units(folder: Path, tree: Path) -> None:
     _copy(folder / "edge-stt.sysusers", tree / "usr/lib/sysusers.d/edge-stt.conf")
 
 
-def find_python(source: Path) -> str:
+def find_python() -> str:
     """A Python that can run the commit's command line, to ask it for its options; made if there is none."""
     environments = (ROOT / name / "bin" / "python" for name in (".venv-test", ".venv-demo", ".venv-deb"))
     for candidate in map(str, [sys.executable, *environments]):
-        command = [candidate, "-c", "import edge_stt.cli; edge_stt.cli.build_app()"]
-        if (
-            shutil.which(candidate)
-            and not subprocess.run(command, capture_output=True, check=False, cwd=source).returncode
-        ):
+        command = [candidate, "-c", "import numpy, rich, soundfile, soxr, typer"]
+        if shutil.which(candidate) and not subprocess.run(command, capture_output=True, check=False).returncode:
             return candidate
     run(ROOT / "deploy" / "make-venv", ROOT / ".venv-deb", ROOT, PYTHON=sys.executable)
     return str(ROOT / ".venv-deb" / "bin" / "python")
@@ -211,7 +208,7 @@ def write_documents(target: Target, source: Path, tree: Path, work: Path, commit
     epoch = str(int(commit.date.timestamp()))
     pages = work / "pages"
     pages.mkdir()
-    python = find_python(source)
+    python = find_python()
     run(python, "-P", source / "deploy" / "shell_pages.py", pages, PYTHONPATH=str(source), SOURCE_DATE_EPOCH=epoch)
     settings = tree / "etc" / "edge-stt" / "config.toml"
     settings.parent.mkdir(parents=True)
