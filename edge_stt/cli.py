@@ -16,6 +16,7 @@ from .errors import EdgeSttError, UsageError
 COMMANDS = (
     "transcribe",
     "listen",
+    "serve",
     "endpoints",
     "doctor",
     "bench",
