@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_stt.errors import DecodingError
@@ -43,6 +43,7 @@ def homophones() -> Lexicon:
     return Lexicon.build(((word, sounds.split()) for word, sounds in HOMOPHONES), ARPABET)
 
 
+@settings(deadline=None)  # a busy machine is not an error
 @given(ENTRIES)
 def test_everything_comes_back(entries: list[tuple[str, tuple[str, ...], float]]) -> None:
     lexicon = Lexicon.build(entries, ARPABET)
@@ -66,6 +67,7 @@ def test_everything_comes_back(entries: list[tuple[str, tuple[str, ...], float]]
     assert lexicon.pronunciations("zz") == []
 
 
+@settings(deadline=None)  # a busy machine is not an error
 @given(ENTRIES)
 def test_the_tree_is_a_tree(entries: list[tuple[str, tuple[str, ...], float]]) -> None:
     lexicon = Lexicon.build(entries, ARPABET)
@@ -83,6 +85,7 @@ def test_the_tree_is_a_tree(entries: list[tuple[str, tuple[str, ...], float]]) -
     assert len(reached) == len(lexicon.unit) == len(prefixes)
 
 
+@settings(deadline=None)  # a busy machine is not an error
 @given(ENTRIES, st.integers(0, 2**32 - 1))
 def test_look_ahead_is_the_best_word_below(entries: list[tuple[str, tuple[str, ...], float]], seed: int) -> None:
     lexicon = Lexicon.build(entries, ARPABET)
@@ -99,6 +102,7 @@ def test_look_ahead_is_the_best_word_below(entries: list[tuple[str, tuple[str, .
         assert -LOG_STEP * lexicon.look_ahead[node] == pytest.approx(max(*below, -15.94), abs=LOG_STEP)
 
 
+@settings(deadline=None)  # a busy machine is not an error
 @given(ENTRIES, st.lists(st.sampled_from(PHONEMES[:5]), min_size=1, max_size=6).map(tuple), st.integers(1, 6))
 def test_nearest_is_the_edit_distance(
     entries: list[tuple[str, tuple[str, ...], float]], symbols: tuple[str, ...], n_best: int
@@ -140,6 +144,7 @@ def test_files(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@settings(deadline=None)  # a busy machine is not an error
 @given(st.data())
 def test_damage_is_noticed(data: st.DataObject) -> None:
     content = bytearray(homophones().to_bytes())
