@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -17,10 +19,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_stt import load_model
+from edge_stt import events, load_model
 from edge_stt.audio import read_audio
 from edge_stt.daemon_config import DaemonConfig
 from edge_stt.events import Event, EventStream
+from edge_stt.grammar import Grammar
 from edge_stt.listener import Listener, Signals, Utterances
 from edge_stt.metrics import Metrics
 from edge_stt.notify import Notifier
@@ -44,13 +47,13 @@ def listen(*arguments: object, **options: object) -> subprocess.CompletedProcess
 def test_a_file_as_events() -> None:
     done = listen("--input", DEMO, "--fast")
     assert done.returncode == 0, done.stderr
-    events = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [event["event"] for event in events][:2] == ["listening", "speech"]
-    assert events[-1]["event"] == "stopped"
-    (final,) = [event for event in events if event["event"] == "final"]
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [event["event"] for event in found][:2] == ["listening", "speech"]
+    assert found[-1]["event"] == "stopped"
+    (final,) = [event for event in found if event["event"] == "final"]
     assert final["reason"] == "end"
     assert final["text"].split() == [word["text"] for word in final["words"]]
-    partials = [event for event in events if event["event"] == "partial"]
+    partials = [event for event in found if event["event"] == "partial"]
     assert len(partials) > 10
     for partial in partials:
         assert partial["utterance"] == final["utterance"]
@@ -342,3 +345,46 @@ def test_half_an_hour_leaves_memory_flat_and_loses_no_utterance() -> None:
     assert metrics.gated_seconds > 0.5 * metrics.audio_seconds
     kept = len(keep.events) * 2e-3  # MB: the events that this test itself keeps
     assert resident[-1] - resident[5] - kept < 1.0
+
+
+# --- docs/daemon.md -------------------------------------------------------------------------------------------------
+
+
+def block(language: str) -> str:
+    """The first block of a language on the page."""
+    page = (ROOT / "docs" / "daemon.md").read_text(encoding="utf-8")
+    found = re.search(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert found
+    return found[1]
+
+
+def test_the_pages_settings_and_phrases_are_good(tmp_path: Path) -> None:
+    (tmp_path / "phrases.txt").write_text(block("text"))
+    settings = block("toml").replace("/etc/edge-stt/phrases.txt", str(tmp_path / "phrases.txt"))
+    (tmp_path / "config.toml").write_text(settings)
+    done = listen("--config", tmp_path / "config.toml", "--check-config")
+    assert (done.returncode, done.stderr) == (0, "")
+    grammar = Grammar.from_file(tmp_path / "phrases.txt")
+    assert grammar.accepts("turn on the kitchen light")
+    assert not grammar.accepts("turn on the kitchen")
+
+
+def test_the_pages_script_does_what_it_says(tmp_path: Path) -> None:
+    script = tmp_path / "on-speech"
+    script.write_text(block("bash"))
+    script.chmod(0o755)
+    env = {**os.environ, "EDGE_STT_SLOT_ROOM": "kitchen", "EDGE_STT_SLOT_STATE": "on"}
+    done = subprocess.run([script], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == "light at pin 17: on\n"
+    done = subprocess.run([script], env={**env, "EDGE_STT_SLOT_ROOM": ""}, capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+
+
+def test_the_page_lists_every_event() -> None:
+    page = (ROOT / "docs" / "daemon.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([a-z-]+)` \| [^|]+ \| ([^|]*) \|$", page, re.MULTILINE))
+    del rows["event"]  # the head of the table
+    kinds = {c.kind: c for c in vars(events).values() if isinstance(c, type) and issubclass(c, Event) and c.kind}
+    assert set(rows) == set(kinds)
+    for kind, event in kinds.items():
+        assert re.findall(r"`(\w+)`", rows[kind]) == [f.name for f in dataclasses.fields(event) if f.name != "at"]
