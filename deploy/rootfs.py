@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,6 +22,7 @@ PACKAGES = (
     *("python3", "python3-minimal", "python3-numpy", "systemd-standalone-sysusers", "libstdc++6"),
 )
 SET_UP = ("libblas3", "liblapack3", "libc-bin")
+_making = threading.Lock()
 FORMAT = 1  # of the kept archives: raise it when they must be made anew
 
 
@@ -47,8 +49,9 @@ def emulated(root: Path, *command: str) -> list[str]:
 def unpack(arch: str, suite: str, folder: Path) -> None:
     """Put the file system for an architecture and a suite into an empty folder."""
     archive = CACHE / f"{suite}-{arch}-{FORMAT}.tar"
-    if not archive.exists():
-        _make(arch, suite, archive)
+    with _making:
+        if not archive.exists():
+            _make(arch, suite, archive)
     run("tar", "--extract", "--file", archive, "--directory", folder, doing="cannot unpack the file system")
 
 

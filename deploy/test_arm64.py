@@ -154,9 +154,11 @@ def remove(system: System, before: set[str]) -> str:
 def main() -> None:
     """Prove the combinations, two at a time; exit code 1 when one fails."""
     parser = argparse.ArgumentParser(prog="test-arm64", description="Prove the arm64 packages by emulation.")
-    parser.add_argument("combination", nargs="*", choices=[*COMBINATIONS, []], help=", ".join(COMBINATIONS))
+    parser.add_argument("combination", nargs="*", metavar="SUITE/RUNTIME", help=", ".join(COMBINATIONS))
     parser.add_argument("--out", type=Path, default=rootfs.ROOT / "dist", help="folder for the packages (dist)")
     arguments = parser.parse_args()
+    if unknown := set(arguments.combination) - set(COMBINATIONS):
+        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(COMBINATIONS)}")
     started = time.monotonic()
 
     def told(combination: str) -> bool:

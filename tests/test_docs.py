@@ -23,7 +23,7 @@ from .conftest import DATA, DEMO, ROOT
 
 SYSTEM_COMMANDS = {
     *("pip", "arecord", "apt-get", "python3", "/opt/edge-stt/bin/pip", "ln", "cp", "mkdir", "nc", "curl"),
-    *("systemctl", "systemd-sysusers", "journalctl", "loginctl"),
+    *("systemctl", "systemd-sysusers", "journalctl", "loginctl", "pipx", "podman", "minisign", "edge-stt/bin/pip"),
 }
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -48,6 +48,9 @@ def test_the_command_exists(page: str, line: str) -> None:
             assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), line
         elif words[0] == "edge-stt":
             _parse(words[1:])
+        elif words[0].startswith("deploy/"):
+            done = subprocess.run([ROOT / words[0], *words[1:], "--help"], check=False, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
         else:
             assert words[0] in SYSTEM_COMMANDS, f"{page} has a command that no test knows: {line}"
 
