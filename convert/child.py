@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from edge_stt.features import Floats
 
-from .flatbuffer import WEIGHTED, TfliteFile, layer_operators
+from .flatbuffer import WEIGHTED, TfliteFile, head_operators, layer_operators
 from .ranges import with_ranges
 
 CONV_VERSION = 4  # the oldest that knows 16-bit activations: tflite-runtime 2.14 must load the file
@@ -102,13 +102,15 @@ def _representative(saved_model: Path, clips: list[Floats], with_stream: bool) -
 
 
 def quantize_integer(content: bytes, mode: str, clips: list[Floats], keep_float: Sequence[str] = ()) -> bytes:
-    """Integer weights and activations from a float file; log-softmax stays in float: its integer form is too coarse.
+    """Integer weights and activations from a float file, but for the heads and their log-softmax.
 
-    Weights of convolutions have one scale a channel. Ranges of activations are `ranges.with_ranges`'.
+    Logits go from far below to a little above zero, and 8 bits for all of that make most of the noise; the heads have
+    less than a hundredth of the weights. Weights of convolutions have one scale a channel. Ranges of activations are
+    `ranges.with_ranges`'.
     """
     ranged = with_ranges(content, clips, 8 if mode == "int8" else 16)
     file = TfliteFile(ranged)
-    kept = [op for layer in keep_float for op in layer_operators(file, layer)]
+    kept = [*head_operators(file), *(op for layer in keep_float for op in layer_operators(file, layer))]
     return quantize_ranged(ranged, mode, [file.name(op.graph, op.outputs[0]) for op in kept])
 
 

@@ -142,6 +142,20 @@ def layer_operators(file: TfliteFile, layer: str) -> list[Operator]:
     ]
 
 
+def head_operators(file: TfliteFile) -> list[Operator]:
+    """The operators with weights, of all graphs, whose outputs go into log-softmax."""
+    heads = []
+    for graph in file.graphs:
+        makers = {index: op for op in file.operators(graph) for index in op.outputs}
+        for op in file.operators(graph):
+            maker = makers.get(op.inputs[0]) if op.name == "LOG_SOFTMAX" else None
+            while maker is not None and maker.name not in WEIGHTED:
+                maker = makers.get(maker.inputs[0]) if maker.inputs else None
+            if maker is not None:
+                heads.append(maker)
+    return heads
+
+
 def _layer_names(tensor: str) -> set[str]:
     """The names in a tensor's that may be a layer's, with and without the number that TensorFlow adds."""
     parts = {part for name in tensor.split(";") for part in name.split("/")}

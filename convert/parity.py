@@ -42,13 +42,14 @@ class Limits:
     """What a file may lose. ``wer_points``, absolute percent by mode, are judged on at least ``min_words`` words.
 
     ``stream_agreement``: share of frames in which streaming and offline have the same likeliest unit, in quantised
-    modes; ``stream_difference``: the largest |Δ log p| between the two in float32.
+    modes, judged on ``min_frames``; ``stream_difference``: the largest |Δ log p| between the two in float32.
     """
 
     wer_points: Mapping[str, float] = field(
         default_factory=lambda: {"float32": 0.1, "float16": 0.1, "dynamic": 0.3, "int8": 1.0, "int16x8": 0.3}
     )
     min_words: int = 200
+    min_frames: int = 1_000
     stream_agreement: float = 0.99
     stream_difference: float = 1e-4
 
@@ -288,7 +289,7 @@ def problems(parity: Parity, limits: Limits) -> list[str]:
     for head, stream in parity.stream.items():
         if parity.mode == "float32" and stream.max_difference > limits.stream_difference:
             out.append(f"streaming {head} differs from offline by up to {stream.max_difference:.1e} in log p")
-        if stream.agreement < limits.stream_agreement:
+        if stream.frames >= limits.min_frames and stream.agreement < limits.stream_agreement:
             out.append(
                 f"streaming and offline {head} agree on {100 * stream.agreement:.1f} % of frames, "
                 f"{100 * limits.stream_agreement:.0f} % wanted"

@@ -17,7 +17,7 @@ import numpy as np
 from edge_stt.errors import DataError
 from edge_stt.features import Floats
 
-from .flatbuffer import Operator, TfliteFile
+from .flatbuffer import Operator, TfliteFile, head_operators
 
 # Operators that hand on values as they are; MUL is one when it masks.
 PASSING = frozenset(
@@ -36,7 +36,6 @@ PASSING = frozenset(
     )
 )
 SAMPLES_PER_CLIP = 4_000
-LOGIT_DEPTH = 12.0  # logits further below the best of their frame have no say: exp(-12) is 6e-6
 STEPS = tuple(float(step) for step in np.linspace(0.2, 1.0, 33))
 Range = tuple[float, float]
 
@@ -122,10 +121,8 @@ def observe(content: bytes, clips: Sequence[Floats], seed: int = 0) -> dict[Hash
     file = TfliteFile(content)
     graph = next(iter(file.graphs))
     wanted: dict[Hashable, int] = {}
-    ids = identities(file, graph)
-    for index, identity in ids.items():
+    for index, identity in identities(file, graph).items():
         wanted.setdefault(identity, index)
-    logits = {ids[i] for op in file.operators(graph) if op.name == "LOG_SOFTMAX" for i in op.inputs}
     interpreter = Interpreter(
         model_content=content,
         experimental_preserve_all_tensors=True,
@@ -140,23 +137,27 @@ def observe(content: bytes, clips: Sequence[Floats], seed: int = 0) -> dict[Hash
         interpreter.set_tensor(source["index"], clip[None])
         interpreter.invoke()
         for identity, index in wanted.items():
-            values = interpreter.get_tensor(index)
-            if identity in logits:
-                values = np.maximum(values, values.max(axis=-1, keepdims=True) - LOGIT_DEPTH)
-            observed[identity].add(values, rng)
+            observed[identity].add(interpreter.get_tensor(index), rng)
     return observed
 
 
 def with_ranges(content: bytes, clips: Sequence[Floats], bits: int) -> bytes:
-    """The float file with a range stated for every activation, as the quantizer wants it.
+    """The float file with a range stated for every activation but the heads', as the quantizer wants it.
 
+    What has no range stays in float, and the logits behind the heads are to stay so.
     Raises `DataError` when an activation of the stream has no counterpart offline.
     """
     file = TfliteFile(content)
     ranges = {identity: best_range(seen, bits) for identity, seen in observe(content, clips).items()}
     ranges["mask"] = (0.0, 1.0)
+    heads = {(op.graph, i) for op in head_operators(file) for i in op.outputs}
     for graph in file.graphs:
-        for index, identity in identities(file, graph).items():
+        ids = identities(file, graph)
+        behind = {ids[index] for owner, index in heads if owner == graph}
+        behind |= {ids[i] for op in file.operators(graph) if op.name == "LOG_SOFTMAX" for i in op.outputs}
+        for index, identity in ids.items():
+            if identity in behind:
+                continue
             if identity not in ranges:
                 raise DataError(f"{graph}: {file.name(graph, index)} has no counterpart offline, so no range")
             file.set_range(graph, index, *ranges[identity])

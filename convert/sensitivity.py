@@ -17,7 +17,7 @@ import numpy as np
 
 from edge_stt.features import Floats
 
-from .flatbuffer import WEIGHTED, Operator, TfliteFile, layer_of, layer_operators
+from .flatbuffer import WEIGHTED, Operator, TfliteFile, head_operators, layer_of, layer_operators
 
 AUTO_SHARE = 0.2  # of the noise in the log-probabilities: layers that make more stay in float with `--keep-float auto`
 TRIED_CLIPS = 8
@@ -38,12 +38,18 @@ class LayerNoise:
     share: float
 
 
-def layer_noise(content: bytes, clips: Sequence[Floats], alone: Callable[[str], bytes]) -> list[LayerNoise]:
-    """Measure all layers of a float file, worst first; ``alone`` gives the file in which one layer is quantised."""
+def layer_noise(
+    content: bytes, clips: Sequence[Floats], alone: Callable[[str], bytes], heads: bool = True
+) -> list[LayerNoise]:
+    """Measure all layers of a float file, worst first; ``alone`` gives the file in which one layer is quantised.
+
+    Without ``heads`` the heads are left out: the integer modes do not quantise them.
+    """
     file = TfliteFile(content)
     layers: dict[str, Operator] = {}
+    left_out = set() if heads else {(op.graph, op.index) for op in head_operators(file)}
     for op in file.operators(next(iter(file.graphs))):
-        if op.name in WEIGHTED:
+        if op.name in WEIGHTED and (op.graph, op.index) not in left_out:
             layers.setdefault(layer_of(file.name(op.graph, op.outputs[0])), op)
     names = [file.name(op.graph, op.outputs[0]) for op in layers.values()]
     wanted = _run(content, clips, names)
@@ -129,7 +135,7 @@ def main() -> None:
             names = [parsed.name(op.graph, op.outputs[0]) for op in others if (op.graph, op.index) not in quantised]
             return quantize_ranged(ranged, mode, names)
 
-    noises = layer_noise(content, clips[:TRIED_CLIPS], alone)
+    noises = layer_noise(content, clips[:TRIED_CLIPS], alone, heads=mode == "dynamic")
     Path(out).write_text(json.dumps([asdict(noise) for noise in noises]))
 
 
