@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from types import TracebackType
@@ -25,18 +25,19 @@ from .byte_streams import printable_path
 from .corpora import Clip, read_corpus
 from .engines import EngineInfo, Variant
 from .errors import DataError, EdgeSttError
-from .text import normalise_text
+from .text import Normaliser, english
 
 BLOCK_CLIPS = 5  # clips a process does before it is another's turn
 
 
 @dataclass(frozen=True)
 class TestSet:
-    """Clips that are scored together, with their normalised references."""
+    """Clips that are scored together, with their references as ``normaliser`` leaves them."""
 
     name: str
     clips: tuple[Clip, ...]
     references: tuple[str, ...]
+    normaliser: Normaliser = field(default_factory=english)
 
     __test__ = False  # not a test case, whatever pytest makes of the name
 
@@ -168,10 +169,11 @@ class Worker:
         self.close()
 
 
-def load_set(path: Path, limit: int | None = None) -> TestSet:
+def load_set(path: Path, limit: int | None = None, normaliser: Normaliser | None = None) -> TestSet:
     """A manifest or corpus; ``limit`` takes that many clips, evenly spread. Raises `DataError` when it is not whole.
 
     A benchmark that leaves out what it cannot use would be one of another set: better to say so before it begins.
+    ``normaliser`` is that of the models' language; without it, English.
     """
     problems: list[str] = []
     clips = list(read_corpus(path, problems.append))
@@ -190,18 +192,22 @@ def load_set(path: Path, limit: int | None = None) -> TestSet:
         seen[clip.id] = seen.get(clip.id, 0) + 1
         name = clip.id if seen[clip.id] == 1 else f"{clip.id}#{seen[clip.id]}"
         unique.append(Clip(name, clip.corpus, speaker, clip.path, clip.duration, clip.text, clip.source))
-    references = tuple(normalise_text(clip.text) for clip in unique)
+    normaliser = normaliser or english()
+    for clip in unique:
+        if normaliser.unknown == "report" and (problem := normaliser.problem(clip.text)):
+            raise DataError(f"{clip.source}: {problem}")
+    references = tuple(normaliser(clip.text) for clip in unique)
     if not any(references):
         raise DataError(f"{path}: no clip has words in its text")
     name = f"{path.parent.name} {path.stem}".strip() if path.is_file() else path.resolve().name
-    return TestSet(printable_path(name), tuple(unique), references)
+    return TestSet(printable_path(name), tuple(unique), references, normaliser)
 
 
-def load_sets(paths: Sequence[Path], limit: int | None = None) -> list[TestSet]:
+def load_sets(paths: Sequence[Path], limit: int | None = None, normaliser: Normaliser | None = None) -> list[TestSet]:
     """Several sets, those of the same name numbered."""
     sets: list[TestSet] = []
     for path in paths:
-        loaded = load_set(path, limit)
+        loaded = load_set(path, limit, normaliser)
         same = sum(s.name == loaded.name or s.name.startswith(f"{loaded.name} #") for s in sets)
         sets.append(replace(loaded, name=f"{loaded.name} #{same + 1}") if same else loaded)
     return sets

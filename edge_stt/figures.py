@@ -13,7 +13,6 @@ import numpy as np
 from .benchmark import Measured, Outcome, Run, TestSet
 from .errors import DataError
 from .scoring import ClipScore, Counts, compare, compare_times, interval, score_clip, total
-from .text import NORMALISER, normalise_text
 
 Figure = float | None
 
@@ -69,7 +68,7 @@ class Row:
     peak_rss_mb: float
     size_mb: float
     same_text: bool
-    normaliser: str = NORMALISER
+    normaliser: str
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def _scored(outcome: Outcome, number: int, test_set: TestSet) -> Scored:
         raise DataError(f"no clip of {test_set.name} can be read")
     indices, measured = [i for i, _ in pairs], [m for _, m in pairs]
     scores = [
-        score_clip(test_set.clips[i].id, test_set.clips[i].speaker, test_set.references[i], normalise_text(m.text))
+        score_clip(test_set.clips[i].id, test_set.clips[i].speaker, test_set.references[i], test_set.normaliser(m.text))
         for i, m in pairs
     ]
     words, wer, cer = total([s.words for s in scores]), interval(scores), interval(scores, "characters")
@@ -150,6 +149,7 @@ def _scored(outcome: Outcome, number: int, test_set: TestSet) -> Scored:
             peak_rss_mb=outcome.peak_rss,
             size_mb=info.size / 1e6,
             same_text=outcome.same_text,
+            normaliser=test_set.normaliser.name,
         ),
         scores,
         measured,

@@ -22,7 +22,7 @@ from typing import NoReturn
 
 from .errors import DecodingError
 from .number_words import LARGEST, parse, spell, ways_to_say
-from .text import SIGNS
+from .text import english
 from .word_graph import MAX_WORDS, WordGraph
 
 MAX_NUMBERS = 10_000  # in one range
@@ -336,8 +336,8 @@ class _Reader:
     def _written(self, token: _Token) -> list[str]:
         """A word as it is written to words as they are said: lower case, no punctuation, numbers and signs in words."""
         text = unicodedata.normalize("NFC", token.text).lower().replace("’", "'").strip(_EDGES)
-        for sign, said in SIGNS.items():
-            text = text.replace(sign, said)
+        for sign, said in english().signs.items():
+            text = text.replace(sign, f" {said} ")
         words: list[str] = []
         for word in re.split(r"[\s/-]+", text):
             if word.isdecimal() and word.isascii():

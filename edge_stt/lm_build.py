@@ -36,6 +36,7 @@ from .lm_count import (
     window_keys,
 )
 from .lm_file import MANY
+from .text import Normaliser
 
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 """What `lmplz --discount_fallback` takes where a text is too small or too regular to estimate them."""
@@ -50,6 +51,7 @@ class BuildConfig:
     (order 1 is never pruned; the last number holds for the orders beyond). ``prune_entropy``: n-grams whose removal
     raises the perplexity by less than this part are left out (1e-7 is mild, 1e-8 milder); ``size``: as many are left
     out as needed for a file of so many bytes. ``memory``: bytes to count in; beyond, counts go to disk.
+    With ``normalise``, texts go through ``normaliser``, English without one.
     """
 
     order: int = 3
@@ -60,6 +62,7 @@ class BuildConfig:
     prune_entropy: float | None = None
     size: int | None = None
     normalise: bool = True
+    normaliser: Normaliser | None = None
     memory: int = 1 << 30
 
     def __post_init__(self) -> None:
@@ -119,7 +122,7 @@ def build(texts: Sequence[Path], config: BuildConfig, progress: Progress = lambd
     """
     with tempfile.TemporaryDirectory(prefix="edge-stt-lm-") as name:
         folder = Path(name)
-        corpus = store_corpus(texts, folder, config.normalise, progress)
+        corpus = store_corpus(texts, folder, config.normalise, progress, config.normaliser)
         vocabulary, ids = choose_vocabulary(corpus, config)
         bits = check_key_size(config.order, len(vocabulary))
         counter = NgramCounter(folder, config.memory)

@@ -20,7 +20,7 @@ import numpy as np
 
 from .errors import DataError, UsageError
 from .lm import SENTENCE_END, SENTENCE_START, Array
-from .text import normalise_text
+from .text import Normaliser, english
 
 UNKNOWN_ID, START_ID, END_ID = range(3)
 KEY_BITS = 64
@@ -31,13 +31,16 @@ Progress = Callable[[str, float], None]
 """What is being done, and how much of it is done (0..1)."""
 
 
-def read_sentences(path: Path, normalise: bool = True, progress: Progress | None = None) -> Iterator[list[str]]:
+def read_sentences(
+    path: Path, normalise: bool = True, progress: Progress | None = None, normaliser: Normaliser | None = None
+) -> Iterator[list[str]]:
     """The sentences of a text as lists of words: one a line, plain or ``.gz``; of a ``.jsonl`` manifest, each ``text``.
 
-    With ``normalise`` through `normalise_text`, else split at spaces. Empty lines are left out.
+    With ``normalise`` through ``normaliser`` (English without one), else split at spaces. Empty lines are left out.
     Raises `DataError`, one line, for what cannot be read.
     """
     number = 0
+    normaliser = normaliser or english()
     manifest = ".jsonl" in path.suffixes
     try:
         size = max(1, path.stat().st_size)
@@ -45,7 +48,7 @@ def read_sentences(path: Path, normalise: bool = True, progress: Progress | None
             lines: Iterable[bytes] = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
             for number, line in enumerate(lines, 1):
                 text = json.loads(line)["text"] if manifest else line.decode()
-                words = (normalise_text(text) if normalise else text).split()
+                words = (normaliser(text) if normalise else text).split()
                 if words:
                     yield words
                 if progress and number % 1024 == 0:
@@ -77,7 +80,11 @@ class Corpus:
 
 
 def store_corpus(
-    texts: Sequence[Path], folder: Path, normalise: bool = True, progress: Progress = lambda what, done: None
+    texts: Sequence[Path],
+    folder: Path,
+    normalise: bool = True,
+    progress: Progress = lambda what, done: None,
+    normaliser: Normaliser | None = None,
 ) -> Corpus:
     """Read the texts once; memory grows with the number of different words only."""
     numbers = _Numbers()
@@ -101,7 +108,7 @@ def store_corpus(
             def report(what: str, done: float, i: int = i) -> None:
                 progress(what, (i + done) / len(texts))
 
-            for words in read_sentences(path, normalise, report):
+            for words in read_sentences(path, normalise, report, normaliser):
                 chunk.extend(map(number, words))
                 chunk.append(0xFFFFFFFF)
                 sentences += 1

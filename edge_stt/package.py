@@ -22,6 +22,7 @@ import numpy as np
 
 from .errors import DataError, PackageError
 from .features import FeatureStatistics, FrontEndConfig, NormalizationConfig
+from .text import Normaliser
 from .units import UnitSet
 
 FORMAT_VERSION = 1
@@ -57,10 +58,20 @@ class ModelInfo:
     decoding: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     runtimes: tuple[str, ...] = ()
+    language: dict[str, Any] = field(default_factory=dict)  # `Language.to_package`; empty for English
+
+    @property
+    def normaliser(self) -> Normaliser:
+        """How texts are written before they are compared with this model's."""
+        from .language import normaliser_of
+
+        return normaliser_of(self.language)
 
     def to_json(self, files: Mapping[str, str]) -> str:
         """Canonical text of ``model.json``, checksum included."""
         data = asdict(replace(self, statistics=None, heads={}))  # type: ignore[arg-type]
+        if not self.language:
+            del data["language"]  # so that older versions read English packages
         data["format_version"] = FORMAT_VERSION
         data["statistics"] = {k: [float(v) for v in getattr(self.statistics, k)] for k in ("mean", "std")}
         data["heads"] = {head: asdict(units) for head, units in self.heads.items()}
@@ -81,7 +92,7 @@ class ModelInfo:
             head: UnitSet(units["name"], units["kind"], tuple(units["symbols"]))
             for head, units in data["heads"].items()
         }
-        return cls(
+        info = cls(
             **{
                 **data,
                 "front_end": FrontEndConfig(**data["front_end"]),
@@ -92,6 +103,9 @@ class ModelInfo:
                 "runtimes": tuple(data["runtimes"]),
             }
         )
+        if info.language:
+            _ = info.normaliser  # that it can be read
+        return info
 
 
 def _checksum(data: Mapping[str, Any]) -> str:

@@ -15,7 +15,6 @@ from typing import Any
 from .errors import EdgeSttError
 from .figures import Change, Figure, Row, Scored, clip_data
 from .machine import Condition, Machine, pi_flag_names
-from .text import NORMALISER
 
 FORMAT = 1
 
@@ -45,7 +44,7 @@ def to_json(report: Report) -> str:
     data = {
         "format": FORMAT,
         "edge_stt": report.version,
-        "normaliser": NORMALISER,
+        "normaliser": _normalisers(report),
         "rtf": "processing time divided by duration of the audio; lower is faster",
         "machine": asdict(report.machine),
         "before": asdict(report.before),
@@ -58,6 +57,10 @@ def to_json(report: Report) -> str:
         "summary": summary(report),
     }
     return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+
+
+def _normalisers(report: Report) -> str:
+    return ", ".join(dict.fromkeys(row.normaliser for row in report.rows))
 
 
 def to_csv(rows: Sequence[Row]) -> str:
@@ -131,8 +134,9 @@ def to_markdown(report: Report) -> str:
     drawn = sorted({row.drawn for row in report.rows})
     notes = [
         f"{machine_line(report)}; edge-stt {report.version}, median of {report.repeats} repeats.",
-        f"WER and CER over texts normalised by {NORMALISER}; the interval is a bootstrap over {' or '.join(drawn)}. "
-        "RTF is processing time divided by duration, lower is faster; latency is from the whole recording to its text.",
+        f"WER and CER over texts normalised by {_normalisers(report)}; the interval is a bootstrap over "
+        f"{' or '.join(drawn)}. RTF is processing time divided by duration, lower is faster; "
+        "latency is from the whole recording to its text.",
         *(f"Warning: {warning}." for warning in report.warnings),
         *(f"Failed: {failure}" for failure in report.failures),
     ]

@@ -1,6 +1,6 @@
 """Unit sets: what the outputs of a model stand for. Index 0 is always the CTC blank, index 1 the word separator.
 
-A unit set is data, so that a second language is a file and not a code change: `UnitSet.from_json` reads one.
+A unit set is data, so that a second language is a file and not a code change: `edge_stt.language` reads them.
 """
 
 from __future__ import annotations
@@ -75,9 +75,15 @@ class UnitSet:
             raise DataError(f"{path} is not a unit set: {error}") from error
 
 
-ENGLISH_CHARACTERS = UnitSet("english-characters", "characters", ("<blank>", " ", "'", *"abcdefghijklmnopqrstuvwxyz"))
+# Those of ``languages/english.toml``, read on first use.
+ENGLISH_CHARACTERS: UnitSet
+ARPABET: UnitSet
+_ENGLISH = {"ENGLISH_CHARACTERS": "characters", "ARPABET": "phonemes"}
 
-# The 39 phonemes of the CMU Pronouncing Dictionary (http://www.speech.cs.cmu.edu/cgi-bin/cmudict), without stress.
-_VOWELS = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW"
-_CONSONANTS = "B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH"
-ARPABET = UnitSet("arpabet", "phonemes", ("<blank>", "|", *sorted(f"{_VOWELS} {_CONSONANTS}".split())))
+
+def __getattr__(name: str) -> UnitSet:
+    if name not in _ENGLISH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .language import load_language
+
+    return load_language("english").units[_ENGLISH[name]]

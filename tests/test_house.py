@@ -53,5 +53,6 @@ def test_the_wheel_holds_the_device_package_alone(tmp_path: Path) -> None:
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"edge_stt"}
     assert "edge_stt/py.typed" in names
     assert "edge_stt/data/demo.opus" in names
+    assert "edge_stt/languages/english.toml" in names
     assert "edge_stt/models/default/model.tflite" in names
     assert wheel.stat().st_size < 20e6

@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from edge_stt.errors import UsageError
+from edge_stt.language import load_language
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False)
+LanguageName = Annotated[str, typer.Option("--language", help="A name, or the path of a language file.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -33,6 +35,7 @@ def train(
     from .config import load_config
 
     settings = load_config(config, set_)  # before TensorFlow is loaded: a typing error should not cost ten seconds
+    load_language(settings.language)
     from .start import start_run
 
     start_run(settings, data, dev, run, dev_corpus, init)
@@ -48,14 +51,16 @@ def prepare(
     plain: Annotated[bool, typer.Option("--plain", help="No augmented variants: for dev sets.")] = False,
     processes: Annotated[int, typer.Option(min=1)] = 2,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first clip that cannot be used.")] = False,
+    language: LanguageName = "english",
 ) -> None:
     """Check, decode and augment corpora into a prepared set; reports hours and what was left out."""
+    chosen = load_language(language)
     from .data import read_manifest
     from .prepare import PrepareConfig, console, prepare
 
     noises = [clip.path for clip in read_manifest(noise, lambda problem: None)] if noise else []
     settings = PrepareConfig(speeds=(), room_copies=0) if plain else PrepareConfig()
-    summary = prepare(corpora, out, settings, noises=noises, processes=processes, strict=strict)
+    summary = prepare(corpora, out, settings, noises=noises, processes=processes, strict=strict, language=chosen)
     for problem in summary["left_out"]:
         console.print(f"left out: {problem}", markup=False, highlight=False)
     for corpus, hours in summary["hours"].items():
@@ -85,9 +90,9 @@ def grow(
 
     settings = load_config(config)
     from .grow import grow_run
-    from .start import UNITS
 
-    count = grow_run(run, settings, out, {name: len(units) for name, units in UNITS.items()})
+    heads = {name: len(units) for name, units in load_language(settings.language).units.items()}
+    count = grow_run(run, settings, out, heads)
     typer.echo(f"{count / 1e6:.1f} M weights in {out}")
 
 
@@ -124,8 +129,10 @@ def augment(
 def lexicon(
     lm: Annotated[Path, typer.Option(help="Language model whose words are taken: `edge-stt lm build` makes one.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Lexicon to write.")],
+    language: LanguageName = "english",
 ) -> None:
-    """Give every word of a language model its pronunciations: CMUdict's, or learned ones where it has none."""
+    """Give every word of a language model its pronunciations: the dictionary's, or learned ones where it has none."""
+    chosen = load_language(language)
     from .lexicon import write_lexicon
 
-    typer.echo(f"{len(write_lexicon(lm, out))} words in {out}")
+    typer.echo(f"{len(write_lexicon(lm, out, language=chosen))} words in {out}")

@@ -52,9 +52,13 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run. ``patience``: scorings on dev without a better one after which it ends early; 0 for never."""
+    """One training run. ``language`` is a name, or the path of a file (`edge_stt.language`).
+
+    ``patience``: scorings on dev without a better one after which it ends early; 0 for never.
+    """
 
     name: str = "conv-3m"
+    language: str = "english"
     seed: int = 7
     steps: int = 10_000
     eval_every: int = 500

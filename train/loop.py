@@ -24,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from edge_stt.decoding import greedy
 from edge_stt.errors import DataError
 from edge_stt.features import FeatureStatistics, Floats, FrontEndConfig, normalise_utterance
+from edge_stt.language import Language
 from edge_stt.units import BLANK, UnitSet
 
 from .batches import Batch, Labels, collate
@@ -263,18 +264,17 @@ class Trainer:
         board.transcripts([(dev.data.clips[clip].text, written[clip]) for clip in dev.clips[:8]], self.step)
 
 
-def describe_run(
-    run: Path, config: TrainConfig, units: Mapping[str, UnitSet], data: Described, hashes: dict[str, str]
-) -> None:
+def describe_run(run: Path, config: TrainConfig, language: Language, data: Described, hashes: dict[str, str]) -> None:
     """Write what a run is made of: its config; what the model needs to run (units, front end, statistics); versions."""
     try:
         run.mkdir(parents=True, exist_ok=True)
         (run / "config.json").write_text(json.dumps(to_dict(config), indent=1), encoding="utf-8")
         statistics = {k: [float(x) for x in getattr(data.statistics, k)] for k in ("mean", "std")}
         model = {
-            "heads": {head: asdict(unit_set) for head, unit_set in units.items()},
+            "heads": {head: asdict(unit_set) for head, unit_set in language.units.items()},
             "front_end": asdict(data.front_end),
             "statistics": statistics,
+            **({"language": packaged} if (packaged := language.to_package()) else {}),
         }
         (run / "model.json").write_text(json.dumps(model, indent=1), encoding="utf-8")
         name = keras.backend.backend()

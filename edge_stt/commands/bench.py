@@ -9,7 +9,7 @@ import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,11 +18,12 @@ import typer
 
 from .. import __version__
 from ..engines import ENGINES, Variant, installed_engines
-from ..errors import EdgeSttError, UsageError
+from ..errors import EdgeSttError, PackageError, UsageError
 
 if TYPE_CHECKING:
     from ..benchmark import TestSet
     from ..report import Report
+    from ..text import Normaliser
 
 DEMO = Path(__file__).parent.parent / "data" / "demo.opus"
 MODES = ("offline", "stream")
@@ -68,7 +69,7 @@ def bench(
     _check_outputs(output, errors)
     old = read_run(compare) if compare else None
     variants, notes = choose_variants(model, decoder, threads, mode, engine)
-    sets = load_sets(manifests, limit) if manifests else [demo_set()]
+    sets = load_sets(manifests, limit, common_normaliser(model)) if manifests else [demo_set()]
     for note in notes:
         typer.echo(f"edge-stt: {note}", err=True)
     before = condition()
@@ -140,6 +141,22 @@ def choose_variants(
         for count in counts if ENGINES[name].threads else counts[:1]:
             variants.append(Variant(name, engine_model, None, count, mode))
     return list(dict.fromkeys(variants)), notes
+
+
+def common_normaliser(models: Paths | None) -> Normaliser | None:
+    """How texts are written in the language of the models; raises `UsageError` when they have different ones."""
+    from ..package import ModelPackage
+    from ..recogniser import default_model
+
+    found = {}
+    for path in models or [default_model()]:
+        with suppress(PackageError):  # that one cannot be loaded is said where it is measured
+            found[str(path)] = ModelPackage.load(path).info.normaliser
+    names = {path: normaliser.name for path, normaliser in found.items()}
+    if len(set(names.values())) > 1:
+        described = ", ".join(f"{path} ({name})" for path, name in names.items())
+        raise UsageError(f"the models are of different languages: {described}; measure them one by one")
+    return next(iter(found.values()), None)
 
 
 def demo_set() -> TestSet:

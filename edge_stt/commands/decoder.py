@@ -69,7 +69,7 @@ def tune(
     if beam_width is not None:
         start = replace(start, beam=replace(start.beam, beam_width=beam_width))
     acoustic, info = AcousticModel(loaded), loaded.info
-    dev = load_set(manifest, clips)
+    dev = load_set(manifest, clips, info.normaliser)
     utterances = []
     for clip, text in zip(dev.clips, dev.references, strict=True):
         frames = log_mel(read_audio(clip.path), info.front_end)
@@ -104,7 +104,7 @@ def study(
     require_jiwer()
     package = ModelPackage.load(model or default_model())
     config = choose(package, "lexicon")
-    utterances = listen(package, load_set(manifest, clips))
+    utterances = listen(package, load_set(manifest, clips, package.info.normaliser))
     spelled = next((head for head, units in package.info.heads.items() if units.kind == "characters"), None)
     if spelled is not None:
         typer.echo(f"Without lexicon and language model ({spelled}):\n")
@@ -143,7 +143,7 @@ def confidence(
         raise UsageError(f"{package} is decoded greedily: its confidences are probabilities of units, there is no fit")
     halves: tuple[list[tuple[str, Hypothesis]], list[tuple[str, Hypothesis]]] = ([], [])
     words = errors = oracle = 0
-    for test_set in load_sets(manifests, clips):
+    for test_set in load_sets(manifests, clips, loaded.info.normaliser):
         speakers = sorted({clip.speaker for clip in test_set.clips})
         for clip, text in zip(test_set.clips, test_set.references, strict=True):
             decoder = transcriber.decoder
@@ -190,7 +190,7 @@ def phrases(
     transcriber, decoder = _phrase_decoder(package, file, threshold)
     grammar, acceptor = decoder.grammar, decoder.acceptor
     typer.echo(f"{file}: {grammar.phrases} phrases, {acceptor.states} states, {acceptor.nodes} units")
-    for test_set in load_sets(manifests or [], clips):
+    for test_set in load_sets(manifests or [], clips, package.info.normaliser):
         typer.echo(_describe(count(transcriber, decoder, test_set)))
 
 
@@ -208,7 +208,7 @@ def calibrate(
     """Make the score of phrases a probability, and choose from which score on to accept them; store both."""
     loaded = ModelPackage.load(package)
     transcriber, decoder = _phrase_decoder(loaded, file, None)
-    sets: list[TestSet] = load_sets(manifests, clips)
+    sets: list[TestSet] = load_sets(manifests, clips, loaded.info.normaliser)
     mixer = NoiseMixer(read_noise(noise), snr) if noise is not None else None
     speller = make_speller(loaded, loaded.info.heads[transcriber.head])
     config = fit(list(examples(transcriber, decoder, speller, sets, mixer)), decoder.config)

@@ -16,6 +16,7 @@ import typer
 
 from .. import lm_arpa
 from ..errors import DataError, UsageError
+from ..language import load_language
 from ..lm import LanguageModel, measure_perplexity
 from ..lm_build import BuildConfig, build
 from ..lm_count import Progress, read_sentences
@@ -29,6 +30,7 @@ app = typer.Typer(
 
 Texts = Annotated[list[Path], typer.Argument(help="Texts, one sentence a line: plain, .gz, or .jsonl manifests.")]
 AsIs = Annotated[bool, typer.Option("--as-is", help="The texts are normalised already: only split at spaces.")]
+Language = Annotated[str, typer.Option(help="Language of the texts: a name, or the path of a language file.")]
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG]?)B?", re.IGNORECASE)
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
@@ -101,6 +103,7 @@ def build_command(
     ] = None,
     size: Annotated[str | None, typer.Option(help="Drop what matters least until the compact file fits: 6M.")] = None,
     as_is: AsIs = False,
+    language: Language = "english",
     memory: Annotated[str, typer.Option(help="Memory to count in; more goes to temporary files.")] = "1G",
 ) -> None:
     """Train a model with modified Kneser-Ney smoothing."""
@@ -115,6 +118,7 @@ def build_command(
         prune_entropy=prune_entropy,
         size=None if size is None else parse_size(size),
         normalise=not as_is,
+        normaliser=load_language(language).normaliser,
         memory=parse_size(memory),
     )
     if not output.absolute().parent.is_dir():
@@ -131,10 +135,12 @@ def perplexity_command(
     model: Annotated[Path, typer.Argument(help="Language model, compact form or ARPA.")],
     texts: Texts,
     as_is: AsIs = False,
+    language: Language = "english",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Perplexity of texts, with and without words that the model does not know."""
-    sentences = itertools.chain.from_iterable(read_sentences(path, not as_is) for path in texts)
+    normaliser = load_language(language).normaliser
+    sentences = itertools.chain.from_iterable(read_sentences(p, not as_is, normaliser=normaliser) for p in texts)
     result = measure_perplexity(LanguageModel.load(model), sentences)
     if not result.sentences:
         raise DataError("the texts have no words")
