@@ -47,6 +47,7 @@ def _options(
 
 def _workstation_command(name: str) -> typer.Typer:
     """The app of ``train`` or ``convert``, which live beside the device package in a checkout."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's remarks on the processor are nobody's business
     try:
         module = importlib.import_module(f"{name}.cli")
     except ModuleNotFoundError as error:
