@@ -284,6 +284,7 @@ def _trial(
         quantization=product.mode,
         run=f"{model.config.name}@{model.step}",
         licence=config.licence,
+        language=model.language,
     )
     files = {MODEL_FILE: product.content}
     if decoding is not None:

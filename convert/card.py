@@ -25,6 +25,7 @@ def model_card(
     heads = "; ".join(f"{name}: {len(units)} {units.kind} ({units.name})" for name, units in info.heads.items())
     rows = [
         ("Architecture", f"{info.architecture.get('family')}, {info.architecture.get('parameters', 0):,} parameters"),
+        *([("Language", f"{info.language['name']}, {info.normaliser.name}")] if info.language else []),
         ("Outputs", heads),
         ("Quantization", f"{info.quantization}, model.tflite {tflite_bytes / 1e6:.1f} MB"),
         *([("Layers in float32", ", ".join(keep_float))] if keep_float else []),

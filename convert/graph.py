@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import tensorflow as tf
 
 from edge_stt.errors import DataError
 from edge_stt.features import FeatureStatistics, FrontEndConfig
+from edge_stt.language import normaliser_of
 from edge_stt.package import StreamInfo
+from edge_stt.text import Normaliser
 from edge_stt.units import UnitSet
 from train.checkpoint import load_arrays, restore_weights
 from train.config import TrainConfig, from_dict
@@ -34,6 +36,12 @@ class TrainedModel:
     offline: keras.Model
     stream: keras.Model | None
     step: int
+    language: dict[str, Any] = field(default_factory=dict)  # as `edge_stt.language.Language.to_package`
+
+    @property
+    def normaliser(self) -> Normaliser:
+        """How texts of the model's language are written."""
+        return normaliser_of(self.language)
 
     @property
     def parameters(self) -> int:
@@ -48,6 +56,8 @@ def load_run(run: Path) -> TrainedModel:
         config = from_dict(TrainConfig, json.loads((run / "config.json").read_text(encoding="utf-8")), "config.json")
         units = {head: UnitSet(u["name"], u["kind"], tuple(u["symbols"])) for head, u in description["heads"].items()}
         front_end = FrontEndConfig(**description["front_end"])
+        language = dict(description.get("language", {}))
+        normaliser_of(language)
         mean, std = (np.array(description["statistics"][k], np.float32) for k in ("mean", "std"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
@@ -67,6 +77,7 @@ def load_run(run: Path) -> TrainedModel:
         network.offline_model(),
         network.stream_model(STREAM_CHUNK_FRAMES),
         step,
+        language,
     )
 
 

@@ -22,7 +22,6 @@ from edge_stt.features import Floats, log_mel, normalise_utterance
 from edge_stt.interpreter import AcousticModel
 from edge_stt.package import MODEL_FILE, ModelPackage
 from edge_stt.scoring import ClipScore, Difference, Interval, compare, interval, require_jiwer, score_clip
-from edge_stt.text import normalise_text
 from train.data import Clip, read_corpus
 
 from .calibration import choose_clips
@@ -144,7 +143,7 @@ def read_clips(clips: Sequence[Clip], model: TrainedModel, source: str) -> list[
             continue
         frames = log_mel(samples, model.front_end)
         frames = frames[: len(frames) // 4 * 4]
-        text = normalise_text(clip.text)
+        text = model.normaliser(clip.text)
         if len(frames) and text:
             normalised = normalise_utterance(frames, model.statistics)
             out.append(
