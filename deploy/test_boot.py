@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import boot_wyoming
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "roots" / "bookworm-boot.tar"
@@ -111,6 +112,7 @@ def make_root(tree: Path, package: Path) -> None:
     alsa = "</usr/share/alsa/alsa.conf>\npcm.!default { type pulse }\nctl.!default { type pulse }\n"
     write(tree / "etc/asound-test.conf", alsa)
     write(tree / "etc/systemd/system/edge-stt.service.d/test.conf", DROP_IN)
+    write(tree / "etc/systemd/system/edge-stt-wyoming.service.d/test.conf", boot_wyoming.DROP_IN)
     (tree / "etc/machine-id").unlink(missing_ok=True)
 
 
@@ -170,7 +172,7 @@ class Machine:
 
     def journal(self) -> str:
         """What the service said."""
-        return self.shell("journalctl", "-u", "edge-stt", "--no-pager", "-o", "cat", check=False)
+        return self.shell("journalctl", "-u", "edge-stt*", "--no-pager", "-o", "cat", check=False)
 
     def end(self) -> None:
         """Power off, whatever it does."""
@@ -319,6 +321,7 @@ def main() -> int:
                 machine = Machine(tree, pulse)
                 machine.boot()
                 live(machine, play)
+                boot_wyoming.live(machine, wait, SPEECH, TEXT)
         except BootError as error:
             sys.stderr.write(f"test-boot: {error}\n")
             if machine is not None and machine.leader:
