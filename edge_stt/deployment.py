@@ -156,8 +156,11 @@ class Deployment:
                     self._start()
                 return self._doctor()
             except EdgeSttError as error:
-                self._restore(folder, changed, active, service)
                 back = self.device.version or "no edge-stt"
+                try:
+                    self._restore(folder, changed, active, service)
+                except EdgeSttError as other:
+                    raise DeployError(f"{error}; and going back to {back} failed: {other}") from error
                 raise DeployError(f"{error}; the machine is back at {back}") from error
         finally:
             with suppress(EdgeSttError):
@@ -196,7 +199,8 @@ class Deployment:
         try:
             checks = json.loads(answer)
             failed = [c for c in checks if not c["ok"] and c["name"] in NEEDED]
-            lines = [f"{'ok  ' if c['ok'] else 'FAIL'} {c['name']}: {c['detail']}" for c in checks]
+            marks = ["FAIL" if not c["ok"] else "note" if c["note"] else "ok  " for c in checks]
+            lines = [f"{mark} {c['name']}: {c['detail']}" for mark, c in zip(marks, checks, strict=True)]
         except (ValueError, KeyError, TypeError) as error:
             raise DeployError("edge-stt doctor gives no answer there") from error
         if failed:
