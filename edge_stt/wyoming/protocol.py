@@ -77,7 +77,7 @@ def _length(header: dict[str, Any], name: str, limit: int) -> int:
     if length is None:
         return 0
     if not isinstance(length, int) or isinstance(length, bool) or not 0 <= length <= limit:
-        raise ProtocolError(f"a {name} of {str(length)[:20]}; at most {limit} bytes are taken")
+        raise ProtocolError(f"a {name} of {length!r:.20}; at most {limit} bytes are taken")
     return length
 
 

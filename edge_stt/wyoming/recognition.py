@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import logging
 import re
 import unicodedata
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 
 LANGUAGE = "en"
 MAX_PHRASES, MAX_LETTERS = 2_000, 60  # of a request's names and terms, and of one of them
-KEPT_DECODERS = 2  # for different lists of names
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class PcmFormat:
         limits = ((MIN_RATE, MAX_RATE), (1, 4), (1, MAX_CHANNELS))
         for name, value, (low, high) in zip(("rate", "width", "channels"), values, limits, strict=True):
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-                raise ProtocolError(f"audio with a {name} of {str(value)[:20]}; {low} to {high} can be")
+                raise ProtocolError(f"audio with a {name} of {value!r:.20}; {low} to {high} can be")
         return cls(*values)  # type: ignore[arg-type]
 
     @property
@@ -182,7 +181,8 @@ class Recogniser:
         if self._options.hotword_file:
             listed = HotWords.from_file(Path(self._options.hotword_file))
             self._own = [(" ".join(words), weight) for words, weight in listed.entries.items()]
-        self._biased: OrderedDict[tuple[tuple[str, ...], tuple[str, ...]], Transcriber] = OrderedDict()
+        self._biased = self.transcriber
+        self._favoured: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())  # names and terms of these
 
     def start(self, names: tuple[str, ...] = (), terms: tuple[str, ...] = ()) -> Recognition:
         """A new request, with names and terms made likelier where the decoder can do that."""
@@ -192,21 +192,19 @@ class Recogniser:
         return Recognition(transcriber, self.config)
 
     def _favouring(self, names: tuple[str, ...], terms: tuple[str, ...]) -> Transcriber:
-        """The same model with a decoder for these hot words, beside the server's own; the last few are kept."""
-        found = self._biased.pop((names, terms), None)
-        if found is None:
-            found = copy.copy(self.transcriber)
+        """The same model with a decoder for these hot words, beside the server's own; the last one is kept."""
+        if self._favoured != (names, terms):
+            self._biased, self._favoured = self.transcriber, (names, terms)
+            gc.collect()  # the decoder before it is in circles, and holds files and megabytes
+            self._biased = copy.copy(self.transcriber)
             phrases = favoured_phrases(names, terms, self.config.wyoming)
             try:
                 if phrases:
                     hot_words = HotWords([*phrases.items(), *self._own])
-                    found.decoder = build_decoder(found.package, found.decoding, hot_words)
+                    self._biased.decoder = build_decoder(self._biased.package, self._biased.decoding, hot_words)
             except DecodingError as error:
                 logger.warning("a client's names cannot be favoured: %s", error)
-        self._biased[names, terms] = found
-        while len(self._biased) > KEPT_DECODERS:
-            self._biased.popitem(last=False)
-        return found
+        return self._biased
 
     def info(self) -> dict[str, Any]:
         """What ``describe`` is answered with."""

@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from .recognition import LANGUAGE, PcmFormat, Recogniser, Recognition
 
 logger = logging.getLogger(__name__)
 
+PLACE_SECONDS = 2.0  # for one of the clients to go, when there are as many as may be
 GRACE_SECONDS = 10.0  # for requests that run when the server is to end
 ALIVE_SECONDS = 2.0  # between two proofs that the recogniser still works
 FIRST_FD = 3  # sd_listen_fds(3)
@@ -43,6 +44,8 @@ class Server:
         self._worker = ThreadPoolExecutor(1, "recogniser")
         self._connections: dict[asyncio.Task[Any], Connection] = {}
         self._numbers = itertools.count(1)
+        self._places = asyncio.Semaphore(config.wyoming.max_clients)
+        self._waiting = 0  # for a place
 
     async def do(self, action: Callable[..., T], *arguments: Any) -> T:
         """Run something in the recogniser's thread, in turn."""
@@ -71,19 +74,43 @@ class Server:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         name = f"client {next(self._numbers)}"
-        task = asyncio.current_task()
-        if len(self._connections) >= self.config.wyoming.max_clients or self.stopping.is_set() or task is None:
+        try:
+            async with self._place():
+                await self._attend(Connection(self, name, reader, writer))
+        except TimeoutError:
             logger.warning("%s: refused, there are %d already", name, len(self._connections))
+        except asyncio.CancelledError:  # the server ends
+            pass
+        finally:
             writer.close()
+
+    @contextlib.asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        """One of the clients' places; raises `TimeoutError` when none becomes free soon, or too many wait for one."""
+        if self._waiting >= self.config.wyoming.max_clients:
+            raise TimeoutError
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(PLACE_SECONDS):
+                await self._places.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    async def _attend(self, connection: Connection) -> None:
+        task = asyncio.current_task()
+        if self.stopping.is_set() or task is None:
             return
-        self._connections[task] = connection = Connection(self, name, reader, writer)
+        self._connections[task] = connection
         self._tell()
         try:
             await connection.run()
         finally:
             del self._connections[task]
             self._tell()
-            writer.close()
 
     def _tell(self) -> None:
         count = len(self._connections)
