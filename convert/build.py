@@ -197,7 +197,7 @@ def convert_run(run: Path, out: Path, config: BuildConfig, say: Say = lambda tex
         for product in products:
             if product.content:
                 try:
-                    trials[product.mode] = _trial(Path(folder) / product.mode, product, model, config, decoding)
+                    trials[product.mode] = make_trial(Path(folder) / product.mode, product, model, config, decoding)
                 except PackageError as error:
                     product.error = f"{product.mode}: {error}"
         _measure(products, trials, model, clips, config, say)
@@ -266,7 +266,7 @@ def _kept(
     return kept
 
 
-def _trial(
+def make_trial(
     path: Path, product: Product, model: TrainedModel, config: BuildConfig, decoding: ModelPackage | None
 ) -> ModelPackage:
     """A package to measure, with the golden pair but no card yet."""

@@ -197,6 +197,32 @@ def prove(
         )
 
 
+@app.command()
+def page(
+    run: Annotated[Path, typer.Argument(help="Run directory of `edge-stt train`.")],
+    data: Annotated[Path, typer.Option(help="Manifest of representative clips.")],
+    dev: Annotated[Path, typer.Option(help="Manifest to measure on.")],
+    dev_clips: Annotated[int, typer.Option(min=1, help="Clips to take from it, evenly spread.")] = 120,
+    decoding: Annotated[Path | None, typer.Option(help="Package whose lexicon is measured too.")] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Page to write the figures into.")] = Path(
+        "docs/conversion.md"
+    ),
+) -> None:
+    """Measure all that docs/conversion.md tells of a model, and write it there with its picture."""
+    _require_tensorflow()
+    from edge_stt.plot import require_matplotlib
+
+    from .build import BuildConfig
+    from .page import measure_page, write_page
+    from .parity import GateConfig
+
+    require_matplotlib()
+    gate = GateConfig(clips=dev_clips)
+    config = BuildConfig(run.name, "all", data=data, dev=dev, decoding=decoding, gate=gate)
+    write_page(measure_page(run, config, (1, 3, 10, 30, 100, 300), _progress()), out)
+    typer.echo(out)
+
+
 def _require_tensorflow() -> None:
     for module in ("tensorflow", "keras"):
         if importlib.util.find_spec(module) is None:

@@ -60,7 +60,10 @@ def columns(parity: Parity) -> list[tuple[str, str]]:
         cells += [
             (f"CER % {decoder}", _interval(rates.cer)),
             (f"WER % {decoder}", _interval(rates.wer)),
-            ("points against float", f"{change.points:+.2f} ({change.low:+.2f} to {change.high:+.2f})"),
+            (
+                "points against float" if len(parity.rates) == 1 else f"points, {decoder}",
+                f"{change.points:+.2f} ({change.low:+.2f} to {change.high:+.2f})",
+            ),
         ]
     cells += [(f"RTF, {count} thread{'s' * (count != '1')}", f"{rtf:.5f}") for count, rtf in parity.rtf.items()]
     if parity.stream:

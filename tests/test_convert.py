@@ -71,12 +71,14 @@ def files(saved: Path, calibration: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def packages(run: Path, files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelPackage]:
-    from convert.build import BuildConfig, Product, _trial
+    from convert.build import BuildConfig, Product, make_trial
     from convert.graph import load_run
 
     model, folder = load_run(run), tmp_path_factory.mktemp("packages")
     return {
-        mode: _trial(folder / mode, Product(mode, folder / mode, content=content), model, BuildConfig("small"), None)
+        mode: make_trial(
+            folder / mode, Product(mode, folder / mode, content=content), model, BuildConfig("small"), None
+        )
         for mode, content in files.items()
     }
 
