@@ -117,7 +117,7 @@ def _load(path: Path) -> Language:
         if not isinstance(dictionary, str | None) or not isinstance(possessives, bool):
             raise DataError("pronunciation: dictionary is a path, possessives true or false")
         accents = tuple(map(_accent, data.get("accents", [])))
-        language = Language(str(data.get("name", path.stem)), normaliser, units, dictionary, possessives, accents)
+        language = Language(str(data["name"]), normaliser, units, dictionary, possessives, accents)
         _check(language)
     except (DataError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: {error}") from error
@@ -140,6 +140,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     dictionary = pronunciation.get("dictionary")
     if isinstance(dictionary, str) and dictionary != CMUDICT:
         pronunciation["dictionary"] = str(path.parent / dictionary)
+    data.setdefault("name", path.stem)
     if "extends" not in data:
         return data
     parent = str(data["extends"])

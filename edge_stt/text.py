@@ -133,14 +133,14 @@ class Normaliser:
         return " ".join(self.variants.get(word, word) for word in words if word)
 
     def unknown_letters(self, text: str) -> str:
-        """Letters and digits of ``text`` that are none of the language, each once, in order of code points."""
-        return "".join(sorted({c for c in self._spelled(text) if c.isalnum() and c not in self.letters}))
+        """Letters and digits of ``text`` that are none of the language, each once, in order of appearance."""
+        return "".join(dict.fromkeys(c for c in self._spelled(text) if c.isalnum() and c not in self.letters))
 
     def problem(self, text: str) -> str | None:
         """Why ``text`` is no use: letters that are not the language's, or no words; None when there is nothing."""
         if self.unknown == "report" and (found := self.unknown_letters(text)):
             digits = "; write numbers as words" if any(c.isdigit() for c in found) else ""
-            return f"{' '.join(found)}: no letter of {self.name}, in {text[:40]!r}{digits}"
+            return f"{' '.join(found[:10])}: no letter of {self.name}, in {text[:40]!r}{digits}"
         return None if self(text) else f"no words in the text {text[:40]!r}"
 
     def _composed(self, text: str) -> str:

@@ -151,6 +151,10 @@ def test_the_training_page_runs(tmp_path: Path) -> None:
     ]
     for name in ("my-corpus/train", "my-corpus/dev", "my-corpus/test", "noises/noise"):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
+    (tmp_path / "german").mkdir()
+    german = [{**item, "text": "Schalte das Licht in der Küche aus!", "id": i} for i, item in enumerate(items, 1)]
+    for name in ("german/train", "german/dev"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(item) + "\n" for item in german), encoding="utf-8")
     (tmp_path / "my-corpus" / "test" / "1.wav").write_bytes(clips[0].read_bytes())  # the name does not matter
     (tmp_path / "train").symlink_to(ROOT / "train")
     ran = 0

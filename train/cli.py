@@ -62,7 +62,7 @@ def prepare(
     settings = PrepareConfig(speeds=(), room_copies=0) if plain else PrepareConfig()
     summary = prepare(corpora, out, settings, noises=noises, processes=processes, strict=strict, language=chosen)
     for problem in summary["left_out"]:
-        console.print(f"left out: {problem}", markup=False, highlight=False)
+        console.print(f"left out: {problem}", markup=False, highlight=False, soft_wrap=True)
     for corpus, hours in summary["hours"].items():
         typer.echo(f"{corpus}\t{hours} h\t{summary['clips'][corpus]} clips\t{summary['speakers'][corpus]} speakers")
 
