@@ -24,13 +24,14 @@ from ..hotwords import HotWords
 from ..number_words import LARGEST, spell
 from ..recogniser import Transcriber
 from ..streaming import Final, Partial, StreamingTranscriber
-from ..text import normalise_text
+from ..text import Normaliser
 from .config import ServeConfig, WyomingConfig
 from .protocol import ProtocolError
 
 logger = logging.getLogger(__name__)
 
-LANGUAGE = "en"
+# Names of languages as `edge_stt.language` has them, to ISO 639-1; a file's own name may be such a code too.
+LANGUAGE_CODES = {"english": "en", "german": "de", "french": "fr", "spanish": "es", "italian": "it", "dutch": "nl"}
 MAX_PHRASES, MAX_LETTERS = 2_000, 60  # of a request's names and terms, and of one of them
 
 
@@ -177,6 +178,8 @@ class Recogniser:
         self.config = config
         self._options = config.recogniser.load_options()
         self.transcriber = self._options.load()
+        language = str(self.transcriber.info.language.get("name", "english"))
+        self.language = LANGUAGE_CODES.get(language, language)
         self._own: list[tuple[str, float]] = []
         if self._options.hotword_file:
             listed = HotWords.from_file(Path(self._options.hotword_file))
@@ -197,7 +200,7 @@ class Recogniser:
             self._biased, self._favoured = self.transcriber, (names, terms)
             gc.collect()  # the decoder before it is in circles, and holds files and megabytes
             self._biased = copy.copy(self.transcriber)
-            phrases = favoured_phrases(names, terms, self.config.wyoming)
+            phrases = favoured_phrases(names, terms, self.config.wyoming, self.transcriber.info.normaliser)
             try:
                 if phrases:
                     hot_words = HotWords([*phrases.items(), *self._own])
@@ -223,7 +226,7 @@ class Recogniser:
                             "name": model.name,
                             "description": f"{model.name} ({self.transcriber.decoding.decoder} decoder)",
                             "version": model.run,
-                            "languages": [LANGUAGE],
+                            "languages": [self.language],
                             **made,
                         }
                     ],
@@ -232,23 +235,25 @@ class Recogniser:
         }
 
 
-def favoured_phrases(names: Sequence[str], terms: Sequence[str], config: WyomingConfig) -> dict[str, float]:
+def favoured_phrases(
+    names: Sequence[str], terms: Sequence[str], config: WyomingConfig, normaliser: Normaliser
+) -> dict[str, float]:
     """Phrases as they are said, with their weights; what cannot be said, or is too much, is left out."""
     phrases: dict[str, float] = {}
     for texts, weight in ((names, config.names_weight), (terms, config.terms_weight)):
         for text in texts if weight else ():
-            phrase = _as_said(text[: 2 * MAX_LETTERS])
+            phrase = _as_said(text[: 2 * MAX_LETTERS], normaliser)
             if 0 < len(phrase) <= MAX_LETTERS and len(phrases) < MAX_PHRASES:
                 phrases.setdefault(phrase, weight)
     return phrases
 
 
-def _as_said(phrase: str) -> str:
-    """Letters only, numbers as words: ``Lamp 2`` is *lamp two*."""
+def _as_said(phrase: str, normaliser: Normaliser) -> str:
+    """The language's letters only, English numbers as words: ``Lamp 2`` is *lamp two*."""
 
     def words(number: re.Match[str]) -> str:
         value = int(number[0])
-        return f" {' '.join(spell(value))} " if value <= LARGEST else " "
+        return f" {' '.join(spell(value))} " if normaliser.numbers == "english" and value <= LARGEST else " "
 
     # Numbers first: the normaliser's own way with them needs inflect, which a device has not got.
-    return normalise_text(re.sub(r"\d+", words, unicodedata.normalize("NFKC", phrase)))
+    return normaliser(re.sub(r"\d+", words, unicodedata.normalize("NFKC", phrase)))

@@ -21,7 +21,7 @@ from ..errors import EdgeSttError
 from ..notify import Notifier
 from .config import ServeConfig
 from .protocol import HEADER_BYTES, Address, Message, ProtocolError, read_message
-from .recognition import LANGUAGE, PcmFormat, Recogniser, Recognition
+from .recognition import PcmFormat, Recogniser, Recognition
 
 logger = logging.getLogger(__name__)
 
@@ -215,9 +215,9 @@ class Connection:
         await self._send("pong", {"text": text} if isinstance(text, str) else {})
 
     async def _transcribe(self, message: Message) -> None:
-        language = message.data.get("language")
-        if isinstance(language, str) and language.replace("_", "-").split("-")[0].lower() not in ("", LANGUAGE):
-            raise ProtocolError(f"it asks for the language {language[:20]!r}; the model knows {LANGUAGE}")
+        language, known = message.data.get("language"), self.server.recogniser.language
+        if isinstance(language, str) and language.replace("_", "-").split("-")[0].lower() not in ("", known):
+            raise ProtocolError(f"it asks for the language {language[:20]!r}; the model knows {known}")
         self._names, self._terms = (_texts(message.data, f"transcript_{kind}") for kind in ("names", "terms"))
 
     async def _audio_start(self, message: Message) -> None:
@@ -238,7 +238,7 @@ class Connection:
         steps = recognition.finish()
         while (words := await self.server.do(next, steps, None)) is not None:
             await self._show(words)
-        await self._send("transcript", {"text": recognition.text, "language": LANGUAGE})
+        await self._send("transcript", {"text": recognition.text, "language": self.server.recogniser.language})
         if self.server.config.wyoming.streaming:
             await self._send("transcript-stop")
         logger.info("%s: %.1f s of audio, %d words", self.name, recognition.seconds, len(recognition.text.split()))
@@ -249,7 +249,7 @@ class Connection:
         self._recognition = await self.server.do(self.server.recogniser.start, self._names, self._terms)
         self._shown = False
         if self.server.config.wyoming.streaming:
-            await self._send("transcript-start", {"language": LANGUAGE})
+            await self._send("transcript-start", {"language": self.server.recogniser.language})
         return self._recognition
 
     async def _show(self, words: str) -> None:
