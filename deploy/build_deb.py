@@ -24,6 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = "usr/lib/edge-stt"
+GIT = ("git", "-c", f"safe.directory={ROOT}")  # root builds from other people's checkouts
 MACHINES = {"arm64": "aarch64", "amd64": "x86_64"}
 RUNTIMES = ("ai-edge-litert", "tflite-runtime")
 MANYLINUX = ("2_34", "2_28", "2_27", "2_26", "2_17", "2014")  # both suites have glibc 2.36 or newer
@@ -116,17 +117,17 @@ def say(text: str) -> None:
 
 def last_commit() -> Commit:
     """HEAD of the checkout this file is in."""
-    sha, seconds = run("git", "log", "-1", "--format=%h %ct", "--abbrev=7").decode().split()
+    sha, seconds = run(*GIT, "log", "-1", "--format=%h %ct", "--abbrev=7").decode().split()
     return Commit(sha, datetime.fromtimestamp(int(seconds), UTC))
 
 
 def unpack_sources(folder: Path) -> None:
     """What HEAD has of `SOURCES`."""
-    known = run("git", "ls-tree", "--name-only", "HEAD").decode().split()
-    archive = run("git", "archive", "HEAD", *(name for name in SOURCES if name in known))
+    known = run(*GIT, "ls-tree", "--name-only", "HEAD").decode().split()
+    archive = run(*GIT, "archive", "HEAD", *(name for name in SOURCES if name in known))
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         tar.extractall(folder, filter="data")
-    if run("git", "status", "--porcelain", "--", *SOURCES).strip():
+    if run(*GIT, "status", "--porcelain", "--", *SOURCES).strip():
         say("the package is of the last commit; what is not committed is not in it")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID = 0x0002_0000, 0x1000_0000, 0x2000_0000  # linux/sched.h
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x4_0000  # linux/mount.h
-REGISTRATION = Path("/usr/lib/binfmt.d/qemu-aarch64.conf")
+REGISTRATIONS = tuple(Path(f"/usr/lib/binfmt.d/{name}.conf") for name in ("qemu-aarch64", "qemu-arm"))
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -50,13 +50,14 @@ def _enter_namespaces() -> None:
 
 
 def _register_qemu() -> None:
-    """Tell this namespace's kernel interface what runs aarch64 programs."""
+    """Tell this namespace's kernel interface what runs ARM programs."""
     _mount("none", "/", "", MS_REC | MS_PRIVATE)
     _mount("proc", "/proc", "proc")
     try:
         _mount("binfmt_misc", str(BINFMT), "binfmt_misc")
-        if not (BINFMT / "qemu-aarch64").exists():
-            (BINFMT / "register").write_text(REGISTRATION.read_text(encoding="ascii").strip(), encoding="ascii")
+        for rule in REGISTRATIONS:
+            if not (BINFMT / rule.stem).exists():
+                (BINFMT / "register").write_text(rule.read_text(encoding="ascii").strip(), encoding="ascii")
     except OSError as error:
         sys.exit(f"emulate: {error.filename or BINFMT}: {error.strerror}; apt-get install qemu-user-static")
 
