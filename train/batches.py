@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from queue import Queue
+from queue import Full, Queue
 from typing import Any, TypeVar
 
 import numpy as np
@@ -89,7 +89,7 @@ class Batches:
         clips = [(clip, self.data.frames(clip, variant)) for clip, variant in items]
         return assemble(clips, self.labels, self.needed, self.config, self.data.statistics, self.augment, rng)
 
-    def from_step(self, step: int) -> Iterator[tuple[int, Batch]]:
+    def from_step(self, step: int) -> Generator[tuple[int, Batch]]:
         """Endless (epoch, batch) pairs, beginning with the batch of ``step``, prepared ahead in a thread."""
 
         def produce() -> Iterator[tuple[int, Batch]]:
@@ -177,20 +177,39 @@ def collate(pieces: list[Floats], labels: Labels) -> Batch:
     return Batch(log_mel, lengths, mask, labels)
 
 
-def ahead(produce: Callable[[], Iterator[Any]], depth: int = 6) -> Iterator[Any]:
-    """Run a generator in a thread, ``depth`` items ahead; its exceptions surface here."""
+def ahead(produce: Callable[[], Iterator[Any]], depth: int = 6) -> Generator[Any]:
+    """Run a generator in a thread, ``depth`` items ahead; its exceptions surface here.
+
+    Close the result when done: a thread that is still inside TensorFlow when Python ends aborts the process.
+    """
     queue: Queue[tuple[Any, BaseException | None]] = Queue(depth)
+    stopped = threading.Event()
+
+    def offer(item: Any, error: BaseException | None) -> bool:
+        while not stopped.is_set():
+            try:
+                queue.put((item, error), timeout=0.2)
+                return True
+            except Full:
+                continue
+        return False
 
     def work() -> None:
         try:
             for item in produce():
-                queue.put((item, None))
+                if not offer(item, None):
+                    return
         except BaseException as error:
-            queue.put((None, error))
+            offer(None, error)
 
-    threading.Thread(target=work, daemon=True).start()
-    while True:
-        item, error = queue.get()
-        if error is not None:
-            raise error
-        yield item
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = queue.get()
+            if error is not None:
+                raise error
+            yield item
+    finally:
+        stopped.set()
+        thread.join()

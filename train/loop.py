@@ -11,7 +11,8 @@ import importlib
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -57,7 +58,7 @@ class Described(Protocol):
 class Source(Protocol):
     """Where batches come from: `Batches`, `shards.ShardBatches`."""
 
-    def from_step(self, step: int) -> Iterator[tuple[int, Batch]]:
+    def from_step(self, step: int) -> Generator[tuple[int, Batch]]:
         """Endless (epoch, batch) pairs, beginning with the batch of ``step``."""
         ...
 
@@ -184,17 +185,18 @@ class Trainer:
         board = open_board(self.run if self.chief else None)
         reports: list[dict[str, float]] = []
         started = time.monotonic()
-        with Progress(
+        bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             console=console,
             disable=not (console.is_terminal and self.chief),
-        ) as progress:
+        )
+        with bar as progress, closing(batches.from_step(self.step)) as source:
             task = progress.add_task("Training", total=self.config.steps, completed=self.step)
             try:
-                for epoch, batch in batches.from_step(self.step):
+                for epoch, batch in source:
                     if self.step >= self.config.steps:
                         break
                     reports.append(self.steps.train(batch))

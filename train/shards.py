@@ -11,7 +11,7 @@ has but its frames. A record is one clip: its number, and log-mel of each varian
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -150,7 +150,7 @@ class ShardBatches:
         except tf.errors.OpError as error:
             raise DataError(f"a shard is damaged; write them again: {error.message}") from error
 
-    def from_step(self, step: int) -> Iterator[tuple[int, Batch]]:
+    def from_step(self, step: int) -> Generator[tuple[int, Batch]]:
         """Endless (epoch, batch) pairs, beginning with the batch of ``step``, prepared ahead in a thread."""
 
         def produce() -> Iterator[tuple[int, Batch]]:
