@@ -14,24 +14,20 @@ from .graph import TrainedModel
 
 
 def choose_clips(clips: list[Clip], count: int) -> list[Clip]:
-    """Take ``count`` clips in turn from every speaker, each speaker's evenly over its lengths."""
+    """Take ``count`` clips, or all, in turn from every speaker, each speaker's evenly over its lengths."""
     by_speaker: dict[str, list[Clip]] = defaultdict(list)
     for clip in sorted(clips, key=lambda c: (c.duration, c.id)):
         by_speaker[clip.speaker].append(clip)
-    chosen: list[Clip] = []
-    turn = 0
-    while len(chosen) < min(count, len(clips)):
-        for _, own in sorted(by_speaker.items()):
-            if turn < len(own) and len(chosen) < count:
-                # 0, 1/2, 1/4, 3/4, … of the way through the lengths
-                position = int(f"{turn:b}"[::-1], 2) / (1 << max(1, turn.bit_length()))
-                candidate = own[min(len(own) - 1, int(position * len(own)))]
-                if candidate not in chosen:
-                    chosen.append(candidate)
-        turn += 1
-        if turn > 4 * max(len(own) for own in by_speaker.values()):
-            break
-    return chosen
+    queues = [[own[index] for index in _spread(len(own))] for _, own in sorted(by_speaker.items())]
+    turns = [queue[turn] for turn in range(max(map(len, queues), default=0)) for queue in queues if turn < len(queue)]
+    return turns[:count]
+
+
+def _spread(count: int) -> list[int]:
+    """All of ``range(count)``, first what lies 0, 1/2, 1/4, 3/4, … of the way (van der Corput's sequence)."""
+    bits = max(1, count.bit_length())
+    fractions = (int(f"{number:0{bits}b}"[::-1], 2) / 2**bits for number in range(2**bits))
+    return list(dict.fromkeys(int(fraction * count) for fraction in fractions))
 
 
 def calibration_clips(manifest: Path, count: int, model: TrainedModel) -> list[Floats]:

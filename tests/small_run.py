@@ -23,7 +23,7 @@ def small_run(folder: Path, **model: Any) -> Path:
 
     folder.mkdir(parents=True, exist_ok=True)
     config = from_dict(TrainConfig, {"name": "small", "model": model}, "config.json")
-    shutil.copy(ROOT / "train" / "runs" / "conv-3m-more" / "model.json", folder)
+    shutil.copy(sorted((ROOT / "train" / "runs").glob("*/model.json"))[0], folder)
     heads = json.loads((folder / "model.json").read_text())["heads"]
     network = build_network(config.model, {head: len(units["symbols"]) for head, units in heads.items()})
     rng = np.random.default_rng(0)

@@ -14,15 +14,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from edge_stt.audio import read_audio
 from edge_stt.errors import EdgeSttError
 from edge_stt.package import ModelPackage, write_package
 
-from .conftest import DATA, ROOT
+from .conftest import ROOT
 from .small_run import CONV, DS2, small_run
 
 pytestmark = pytest.mark.workstation
-CLIPS = [DATA / "demo.opus", *sorted((ROOT / "tests" / "data").glob("*.opus"))]
+CLIP = ROOT / "tests" / "data" / "LJ002-0044.opus"
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +30,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path: Path = tmp_path_factory.mktemp("data") / "dev.jsonl"
-    lines = []
-    for clip in CLIPS:
-        seconds, text = len(read_audio(clip)) / 16_000, clip.with_suffix(".txt").read_text(encoding="utf-8").strip()
-        lines.append(json.dumps({"audio_filepath": str(clip), "duration": seconds, "text": text, "speaker": "LJ"}))
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
+def manifest() -> Path:
+    return ROOT / "tests" / "data" / "clips.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -190,13 +183,28 @@ def test_the_noise_of_each_layer(files: dict[str, bytes], calibration: Path) -> 
     assert worst_layers(noises) == ("stem_2",)
 
 
+def test_clips_are_spread_over_speakers_and_lengths() -> None:
+    from convert.calibration import choose_clips
+    from edge_stt.corpora import Clip
+
+    clips = [Clip(f"{s}{n}", "c", s, CLIP, float(n), "a", "") for s in "ab" for n in range(8)] + [
+        Clip("c0", "c", "c", CLIP, 1.0, "a", "")
+    ]
+    chosen = choose_clips(clips, 7)
+    assert [clip.id for clip in chosen] == ["a0", "b0", "c0", "a4", "b4", "a2", "b2"]
+    for count in (1, 16, 17, 99):
+        assert len({clip.id for clip in choose_clips(clips, count)}) == min(count, 17)
+    assert choose_clips([], 5) == []
+
+
 def test_ranges_cut_what_is_rare() -> None:
     from convert.ranges import Observed, best_range
 
     rng = np.random.default_rng(0)
     seen = Observed()
-    seen.add(np.abs(rng.normal(size=20_000)).astype(np.float32), rng)
-    seen.add(np.array([60.0], np.float32), rng)
+    values = np.abs(rng.normal(size=200_000)).astype(np.float32)
+    values[77] = 60.0
+    seen.add(values, rng)
     low, high = best_range(seen, 8)
     assert low == 0.0
     assert 3.0 < high < 60.0
@@ -232,7 +240,7 @@ def test_inspect_and_diff(packages: dict[str, ModelPackage]) -> None:
 
     done = CliRunner().invoke(app, ["diff", dynamic, dynamic])
     assert "no difference" in done.stdout
-    done = CliRunner().invoke(app, ["diff", dynamic, int8, "--json", "--audio", str(CLIPS[1])])
+    done = CliRunner().invoke(app, ["diff", dynamic, int8, "--json", "--audio", str(CLIP)])
     changed = json.loads(done.stdout)
     assert changed["metadata"] == {"quantization": ["dynamic", "int8"]}
     assert changed["operators"]["offline QUANTIZE"] == [0, 1]
