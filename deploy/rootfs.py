@@ -6,6 +6,7 @@ what Python, numpy and our own package need. Results are kept in .cache/roots of
 
 from __future__ import annotations
 
+import platform
 import re
 import shutil
 import subprocess
@@ -22,8 +23,9 @@ PACKAGES = (
     *("python3", "python3-minimal", "python3-numpy", "systemd-standalone-sysusers", "libstdc++6"),
 )
 SET_UP = ("libblas3", "liblapack3", "libc-bin")
-_making = threading.Lock()
-FORMAT = 1  # of the kept archives: raise it when they must be made anew
+_making = threading.RLock()
+NATIVE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), "amd64")
+FORMAT = 2  # of the kept archives: raise it when they must be made anew
 
 
 class RootError(Exception):
@@ -70,9 +72,33 @@ def _make(arch: str, suite: str, archive: Path) -> None:
         for leftover in ("var/cache/apt/archives", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale"):
             shutil.rmtree(tree / leftover, ignore_errors=True)
         run(*emulated(tree, "dpkg", "--configure", "--force-depends", *SET_UP), doing="cannot set up base packages")
+        _compile(tree, arch, suite, Path(name))
         new = archive.with_suffix(".new")
         run("tar", "--create", "--file", new, "--directory", tree, ".", doing="cannot keep the file system")
         new.replace(archive)
+
+
+def _compile(tree: Path, arch: str, suite: str, work: Path) -> None:
+    """Compile Debian's Python modules, as their packages' scripts would have done.
+
+    Bytecode is the same for every processor: it is made by the Python of this one, which is a hundred times as fast.
+    """
+    libraries = sorted(path for path in (tree / "usr" / "lib").glob("python3*") if path.is_dir())
+    native = tree
+    if arch != NATIVE:
+        native = work / "native"
+        native.mkdir()
+        unpack(NATIVE, suite, native)
+    for library in libraries:
+        inside = library.relative_to(tree)
+        if native != tree:
+            inside = Path("tmp") / library.name
+            library.rename(native / inside)
+        names = ("-s", f"/{inside}", "-p", f"/usr/lib/{library.name}", f"/{inside}")
+        command = ("python3", "-m", "compileall", "-qq", "--invalidation-mode=unchecked-hash", *names)
+        subprocess.run(emulated(native, *command), capture_output=True, check=False)  # a few are not for this Python
+        if native != tree:
+            (native / inside).rename(library)
 
 
 def _register(tree: Path) -> None:

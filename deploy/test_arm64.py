@@ -39,6 +39,7 @@ LEFT_BY_DEBIAN = (
     "etc/group-",
     "etc/shadow",
     "etc/gshadow",
+    "etc/.pwd.lock",
 )
 
 RECOGNISE = """
@@ -103,9 +104,10 @@ class System:
         return lines
 
     def files(self) -> set[str]:
-        """All files, but those of `LEFT_BY_DEBIAN`."""
+        """All files, but those of `LEFT_BY_DEBIAN` and what Python compiles of Debian's modules when they are used."""
         paths = (str(path.relative_to(self.folder)) for path in self.folder.rglob("*"))
-        return {path for path in paths if not path.startswith((*LEFT_BY_DEBIAN, "proc/", "dev/", "tmp/"))}
+        kept = {path for path in paths if not path.startswith((*LEFT_BY_DEBIAN, "proc/", "dev/", "tmp/"))}
+        return {path for path in kept if "__pycache__" not in path or path.startswith(build_deb.LIBRARY)}
 
 
 def prove(combination: str, work: Path, packages: Path) -> Iterator[str]:
