@@ -69,6 +69,7 @@ def build_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
         add_completion=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
         help="Speech-to-text that you own: transcribe on the device, train and convert on a workstation.",
     )
     app.callback()(_options)
@@ -101,9 +102,19 @@ def main() -> None:
         sys.exit(1)
     except BrokenPipeError:
         # The reader went away (`| head`): not an error, and Python must not complain when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go_of_stdout()
+    except OSError as error:  # above all: standard output takes no more
+        _let_go_of_stdout()
+        typer.echo(f"edge-stt: {error.filename or 'cannot write output'}: {error.strerror or error}", err=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _let_go_of_stdout() -> None:
+    """What is left in its buffer must not fail a second time when Python ends."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":
