@@ -14,6 +14,7 @@ from .errors import DataError
 from .lexicon import Lexicon
 from .lm import LanguageModel
 from .package import INFO_FILE, ModelPackage, write_package
+from .pronunciation import Pronouncer
 
 # Searched one after the other, each around the best so far: (setting, steps to either side).
 STEPS: tuple[tuple[str, tuple[float, ...]], ...] = (
@@ -60,24 +61,32 @@ def attach(
 ) -> ModelPackage:
     """Write ``package`` to ``out`` with a lexicon, a language model or other decoding settings.
 
-    Raises `DecodingError` when a file is not what it should be or its units are not the model's.
+    Raises `EdgeSttError` when a file is not what it should be or its units are not the model's.
     """
+    if lm is not None:
+        LanguageModel.load(lm)
+    if pronunciations is not None:
+        Pronouncer.load(pronunciations)
+    heads = _heads_of(package, lexicon) if lexicon is not None else []
     files = {name: package.read(name) for name in package.files}
     added = {LEXICON_FILE: lexicon, LM_FILE: lm, PRONUNCIATION_FILE: pronunciations}
     files |= {name: path.read_bytes() for name, path in added.items() if path is not None}
-    if lm is not None:
-        LanguageModel.load(lm)
     info = package.info
-    if lexicon is not None and decoding is None:
-        units = Lexicon.load(lexicon).units
-        heads = [head for head, own in info.heads.items() if own.symbols == units.symbols]
-        if not heads:
-            raise DataError(f"{lexicon} is written in {units.name!r}; the model speaks {', '.join(info.heads)}")
+    if heads and decoding is None:
         decoding = DecodingConfig("lexicon", heads[0])
     if decoding is not None:
         info = replace(info, decoding=decoding.to_data())
     files.pop(INFO_FILE, None)
     return write_package(out, info, files, overwrite)
+
+
+def _heads_of(package: ModelPackage, lexicon: Path) -> list[str]:
+    """The heads whose units a lexicon is written in; raises `DataError` where there is none."""
+    units = Lexicon.load(lexicon).units
+    heads = [head for head, own in package.info.heads.items() if own.symbols == units.symbols]
+    if not heads:
+        raise DataError(f"{lexicon} is written in {units.name!r}; the model speaks {', '.join(package.info.heads)}")
+    return heads
 
 
 def tune(

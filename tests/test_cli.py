@@ -90,6 +90,25 @@ def test_an_unknown_runtime_is_named() -> None:
     assert_one_line_error(done, 1, "unknown TFLite runtime 'nonsense'")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110
+@pytest.mark.parametrize("arguments", [["--help"], ["model", "list"], ["listen", "--print-config"]])
+def test_standard_output_that_takes_no_more_is_one_line(arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        command = [sys.executable, "-m", "edge_stt.cli", *arguments]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "edge-stt: cannot write output: No space left on device\n"
+
+
+@pytest.mark.parametrize("option", ["--lm", "--lexicon", "--pronunciations"])
+def test_only_what_it_is_said_to_be_is_attached(option: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert_one_line_error(run("decoder", "attach", DEFAULT, "-o", out, option, tmp_path / "none"), 1, "none")
+    assert_one_line_error(run("decoder", "attach", DEFAULT, "-o", out, option, DEMO), 1, DEMO.name)
+    assert_one_line_error(run("decoder", "attach", DEFAULT, "-o", out), 2, "nothing to attach")
+    assert not out.exists()
+
+
 def test_version() -> None:
     from edge_stt import __version__
 

@@ -49,6 +49,8 @@ def attach(
     overwrite: Overwrite = False,
 ) -> None:
     """Write a package with a lexicon, a language model, or both."""
+    if lexicon is None and lm is None and pronunciations is None:
+        raise UsageError("nothing to attach: give --lexicon, --lm or --pronunciations")
     made = attach_files(ModelPackage.load(package), out, lexicon, lm, pronunciations, overwrite=overwrite)
     typer.echo(f"{out}: {made.size / 1e6:.1f} MB, decoder {DecodingConfig.of(made).decoder}")
 
@@ -96,7 +98,7 @@ def tune(
 @app.command()
 def study(
     manifest: Annotated[Path, typer.Argument(help="Dev manifest.")],
-    model: Annotated[Path | None, typer.Option(help="Model package; without it, the one that comes along.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Model package; without it, the active one.")] = None,
     clips: Annotated[int, typer.Option(min=1, help="Clips to use, spread over the manifest.")] = 120,
     hot_words: Annotated[int, typer.Option(min=1, help="Rare words of the texts to favour.")] = 40,
 ) -> None:
@@ -178,7 +180,7 @@ Phrases = Annotated[Path, typer.Argument(help="File of phrases, as for `edge-stt
 def phrases(
     file: Phrases,
     manifests: Annotated[list[Path] | None, typer.Argument(help="Speech, of the phrases and other; several.")] = None,
-    model: Annotated[Path | None, typer.Option(help="Model package; without it, the one that comes along.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Model package; without it, the active one.")] = None,
     threshold: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Score from which to accept.")] = None,
     clips: Annotated[int | None, typer.Option(min=1, help="Clips to use of each, spread over the manifest.")] = None,
 ) -> None:
