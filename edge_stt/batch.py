@@ -22,7 +22,7 @@ from typing import IO, Any
 from .audio import SAMPLE_RATE, stream_audio
 from .byte_streams import printable_path
 from .decoders import choose
-from .errors import EdgeSttError, UsageError
+from .errors import DecodingError, EdgeSttError, UsageError
 from .features import Floats
 from .files import write_atomically
 from .grammar import Grammar
@@ -64,7 +64,12 @@ class LoadOptions:
         if given and config.decoder != "lexicon":
             option = "--" + next(iter(given)).replace("_", "-")
             raise UsageError(f"{option} weighs a language model, which the decoder {config.decoder} does not use")
-        config = replace(config, beam=replace(config.beam, **given))
+        if self.beam_width is not None and config.decoder == "greedy":
+            raise UsageError("--beam-width is for a search, and the decoder greedy does not search; leave it out")
+        try:
+            config = replace(config, beam=replace(config.beam, **given))
+        except DecodingError as error:
+            raise UsageError(str(error)) from error
         return Transcriber(package, self.threads, decoding=config, hot_words=self._hot_words(), phrases=phrases)
 
     def _hot_words(self) -> HotWords | None:

@@ -148,7 +148,7 @@ def open_file(path: str | os.PathLike[str], name: str) -> BinaryIO:
     except FileNotFoundError:
         raise AudioError(f"{name}: there is no such file; check the path") from None
     except IsADirectoryError:
-        raise AudioError(f"{name}: is a directory; name the sound files in it") from None
+        raise AudioError(f"{name}: is a directory; name a file in it") from None
     except PermissionError:
         raise AudioError(f"{name}: no permission to read it; change its owner or mode") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path

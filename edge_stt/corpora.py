@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import DataError
+from .errors import DataError, reason
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the manifest {path}: {error}") from error
+        raise DataError(f"cannot read the manifest {path}: {reason(error)}") from error
 
 
 def _is_there(path: Path, source: str, report: Report) -> bool:
@@ -125,6 +125,8 @@ def read_commonvoice(table: Path, report: Report) -> Iterator[Clip]:
 
 def read_corpus(path: Path, report: Report) -> Iterator[Clip]:
     """Read whatever lies at ``path``: a JSONL manifest, a Common Voice table, an LJSpeech or a LibriSpeech folder."""
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file or folder; check the path")
     if path.suffix == ".jsonl":
         return read_manifest(path, report)
     if path.suffix == ".tsv":

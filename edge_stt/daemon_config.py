@@ -31,13 +31,13 @@ def default_path() -> Path | None:
 class RecogniserConfig:
     """What turns audio into text."""
 
-    model: str = setting("", "Model package; without it, the one that comes along.")
+    model: str = setting("", "Model package; without it, the active one.")
     decoder: str = setting("", "greedy, beam or lexicon; without it, the model's own.")
     phrases: str = setting("", "Grammar of phrases: only these are recognised.")
     beam_width: int | None = setting(None, "Readings followed at once; more are slower.", low=1)
     lm_weight: float | None = setting(None, "Weight of the language model.")
     word_insertion_bonus: float | None = setting(None, "Added for each word: more gives more.")
-    hot_words: str = setting("", "File of words to favour: phrase, tab, weight.")
+    hotword_file: str = setting("", "File of words to favour: phrase, tab, weight.")
     threads: int = setting(1, "Threads of the TFLite runtime.", low=1, high=64)
     min_confidence: float = setting(0.3, "Utterances below this mean confidence (0 to 1) are left out.", low=0, high=1)
 
@@ -50,7 +50,7 @@ class RecogniserConfig:
             beam_width=self.beam_width,
             lm_weight=self.lm_weight,
             word_insertion_bonus=self.word_insertion_bonus,
-            hotword_file=self.hot_words or None,
+            hotword_file=self.hotword_file or None,
             phrases=self.phrases or None,
         )
 

@@ -14,7 +14,7 @@ import numpy as np
 from .acceptor import Speller
 from .beam import BeamConfig, BeamDecoder, ConfidenceConfig
 from .decoding import Hypothesis, LogProbs, greedy
-from .errors import DecodingError
+from .errors import DecodingError, UnknownDecoderError
 from .grammar import Grammar
 from .hotwords import HotWords
 from .lexicon import Lexicon
@@ -171,7 +171,7 @@ def choose(package: ModelPackage, decoder: str | None = None, beam_width: int | 
     elif decoder == "phrases":
         config = replace(config, decoder="phrases", head=_phrase_head(package, config))
     elif decoder is not None:
-        raise DecodingError(f"unknown decoder {decoder!r}; choose greedy, beam or lexicon")
+        raise UnknownDecoderError(f"unknown decoder {decoder!r}; choose greedy, beam or lexicon")
     if config.head not in package.info.heads:
         raise DecodingError(f"the model has no head {config.head!r}; it has {', '.join(package.info.heads)}")
     if beam_width is not None:

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 
+def reason(error: Exception) -> str:
+    """What an exception says on one line, for use in a message that names the file itself: no errno, no path."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8 text"
+    return " ".join(str((isinstance(error, OSError) and error.strerror) or error).split())
+
+
 class EdgeSttError(Exception):
     """Base of all errors this package raises on purpose; the command line prints its text and exits with 1."""
+
+
+class UsageError(EdgeSttError):
+    """The command was called wrongly; the command line exits with 2."""
 
 
 class AudioError(EdgeSttError):
@@ -23,9 +34,9 @@ class DecodingError(EdgeSttError):
     """A decoder was given settings, a language model, a lexicon or a grammar that it cannot work with."""
 
 
+class UnknownDecoderError(DecodingError, UsageError):
+    """There is no decoder of such a name."""
+
+
 class DataError(EdgeSttError):
     """A manifest, a transcript or a data set is not usable."""
-
-
-class UsageError(EdgeSttError):
-    """The command was called wrongly; the command line exits with 2."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .benchmark import Measured, Outcome, Run, TestSet
-from .errors import DataError
+from .errors import DataError, reason
 from .scoring import ClipScore, Counts, compare, compare_times, interval, score_clip, total
 
 Figure = float | None
@@ -266,7 +266,7 @@ def read_run(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"cannot read the earlier run {path}: {error}") from error
+        raise DataError(f"cannot read the earlier run {path}: {reason(error)}") from error
     if not isinstance(data, dict) or data.get("format") != 1 or not isinstance(data.get("results"), list):
         raise DataError(f"{path} is not a result of `edge-stt bench --output` (bench.json)")
     try:

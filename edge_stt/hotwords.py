@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from .errors import DataError, DecodingError
+from .errors import DataError, DecodingError, reason
 from .lexicon import MAX_UNITS, Lexicon
 from .prefix_tree import PrefixTree
 from .units import SEPARATOR, UnitSet
@@ -75,7 +75,7 @@ class HotWords:
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot read hot words from {path}: {error}") from error
+            raise DataError(f"cannot read hot words from {path}: {reason(error)}") from error
         entries: list[tuple[str, float]] = []
         for number, line in enumerate(lines, 1):
             if not line.strip() or line.lstrip().startswith("#"):
@@ -85,8 +85,8 @@ class HotWords:
                 entries.append((phrase, float(weight) if tab else default_weight))
                 cls(entries[-1:])
             except (ValueError, DecodingError) as error:
-                reason = error if isinstance(error, DecodingError) else f"{weight.strip()!r} is not a weight"
-                raise DataError(f"{path}:{number}: {reason}; write the phrase, a tab and its weight") from error
+                problem = error if isinstance(error, DecodingError) else f"{weight.strip()!r} is not a weight"
+                raise DataError(f"{path}:{number}: {problem}; write the phrase, a tab and its weight") from error
         if not entries:
             raise DataError(f"{path} has no hot words; write one phrase a line")
         return cls(entries)
@@ -206,7 +206,7 @@ def _sequences(
         try:
             spellings = [pronunciation.phonemes for pronunciation in pronouncer.pronounce(word, 2)]
         except DataError as error:
-            raise DecodingError(f"the hot word {word!r} cannot be pronounced: {error}") from error
+            raise DecodingError(f"hot words: {error}") from error
         if not spellings:
             raise DecodingError(f"the hot word {word!r} cannot be pronounced; write it with letters")
     for symbols in spellings:

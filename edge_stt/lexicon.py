@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .errors import DecodingError
+from .errors import DecodingError, reason
 from .lm import SPECIAL_WORDS, LanguageModel
 from .units import SEPARATOR, UnitSet
 
@@ -345,7 +345,7 @@ class Lexicon:
         try:
             data = np.memmap(path, np.uint8, "r").data
         except (OSError, ValueError) as error:
-            raise DecodingError(f"cannot read the lexicon {path}: {error}") from error
+            raise DecodingError(f"cannot read the lexicon {path}: {reason(error)}") from error
         return cls.from_buffer(data, str(path))
 
 

@@ -18,7 +18,7 @@ from typing import IO
 
 import numpy as np
 
-from .errors import DataError, UsageError
+from .errors import DataError, UsageError, reason
 from .lm import SENTENCE_END, SENTENCE_START, Array
 from .text import Normaliser, english
 
@@ -58,7 +58,7 @@ def read_sentences(
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}:{number}: no JSON object with a 'text': {error}") from error
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        raise DataError(f"{path} cannot be read: {reason(error)}") from error
 
 
 class _Numbers(dict[str, int]):

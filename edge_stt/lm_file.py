@@ -30,7 +30,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from .errors import DecodingError
+from .errors import DecodingError, reason
 from .lm import MAX_ORDER, Array, LanguageModel, Level, first_children
 
 MAGIC = b"edge-stt-lm\n"
@@ -137,7 +137,7 @@ def read(path: Path, verify: bool = True) -> LanguageModel:
         with path.open("rb") as file:
             data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, ValueError) as error:
-        raise DecodingError(f"{path} cannot be read as a language model: {error}") from error
+        raise DecodingError(f"{path} cannot be read as a language model: {reason(error)}") from error
     if len(data) < _PREAMBLE.size:
         raise DecodingError(f"{path} is cut short: it is no whole language model")
     magic, version, digest, header_size = _PREAMBLE.unpack_from(data)

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .errors import EdgeSttError, RuntimeMissingError
+from .errors import EdgeSttError, RuntimeMissingError, reason
 from .events import (
     DeviceLostEvent,
     Event,
@@ -296,7 +296,7 @@ def _password(path: str) -> str | None:
         with Path(path).open(encoding="utf-8") as file:
             return file.readline(4096).rstrip("\r\n")
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise EdgeSttError(f"mqtt: cannot read the password from {path}: {error}") from error
+        raise EdgeSttError(f"mqtt: cannot read the password from {path}: {reason(error)}") from error
 
 
 def _tls_context(ca_file: str) -> Any:

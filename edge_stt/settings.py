@@ -184,6 +184,8 @@ def _checked(entry: Setting, value: Any, source: str) -> Any:
         low = -math.inf if entry.low is None else entry.low
         high = math.inf if entry.high is None else entry.high
         if not low <= value <= high:  # so NaN is refused too
+            if low == -math.inf and high == math.inf:
+                raise ConfigError(f"{label} must be a number, not {value:g}")
             limits = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
             raise ConfigError(f"{label} must be {limits}, not {value:g}")
     if entry.choices and value not in entry.choices:

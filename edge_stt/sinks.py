@@ -154,6 +154,11 @@ class ExecConfig:
     timeout: float = setting(30.0, "Seconds after which it is killed.", "--exec-timeout", low=0.1, high=86_400.0)
     concurrency: int = setting(2, "How many may run at once; more finals wait.", "--exec-concurrency", low=1, high=64)
 
+    def check(self) -> None:
+        """Raise `EdgeSttError` when there is no such command."""
+        if self.command and shutil.which(self.command[0]) is None:
+            raise EdgeSttError(f"exec: {self.command[0]!r} is no command that can be run; give its whole path")
+
 
 class ExecSink:
     """Runs a command for each final: JSON on its standard input, the text in ``EDGE_STT_TEXT`` too. No shell.
@@ -179,9 +184,7 @@ class ExecSink:
 
     def open(self) -> None:
         """Start the workers; raises `EdgeSttError` when there is no such command."""
-        command = self.config.command[0]
-        if shutil.which(command) is None:
-            raise EdgeSttError(f"exec: {command!r} is no command that can be run; give its whole path")
+        self.config.check()
         for worker in self._workers:
             worker.open()
 

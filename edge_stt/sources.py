@@ -102,12 +102,19 @@ class FileSource:
         """One block."""
         if not self._begun:
             self._begun, self._due = True, time.monotonic()
-            return [Opened(printable_path(self.path), SAMPLE_RATE, 1)]
+            first = self._next()  # before it is said that audio comes in: the file may not be there
+            return first if isinstance(first[0], End) and first[0].error else [self._opened(), *first]
         if self.real_time:
             wait = self._due - time.monotonic()
             time.sleep(max(0.0, min(wait, timeout)))
             if wait > timeout:
                 return []
+        return self._next()
+
+    def _opened(self) -> Item:
+        return Opened(printable_path(self.path), SAMPLE_RATE, 1)
+
+    def _next(self) -> list[Item]:
         try:
             block = next(self._blocks, None)
         except EdgeSttError as error:

@@ -72,6 +72,9 @@ def test_a_pipe_as_text() -> None:
     ("arguments", "code", "said"),
     [
         (["--input", "none.wav"], 1, "there is no such file"),
+        (["--input", DEMO, "--channels", "2"], 2, "--channels is for raw PCM on standard input"),
+        (["--exec", "/no/such/command", "--check-config"], 1, "no command that can be run"),
+        (["--lm-weight", "nan"], 2, "--lm-weight must be a number, not nan"),
         (["--fast"], 2, "--fast needs --input FILE"),
         (["--endpoint", "quick"], 2, "--endpoint must be one of"),
         (["--exec", "'unfinished"], 2, "No closing quotation"),
@@ -88,6 +91,11 @@ def test_a_mistake_is_one_line(arguments: list[object], code: int, said: str, tm
     complaints = [line for line in done.stderr.splitlines() if "listening to" not in line]
     assert len(complaints) == 1
     assert said in complaints[0]
+
+
+def test_a_file_that_is_not_there_is_never_listened_to(tmp_path: Path) -> None:
+    done = listen("--input", tmp_path / "none.wav", "--fast")
+    assert "listening" not in done.stdout + done.stderr
 
 
 def test_whoever_reads_standard_output_may_go() -> None:
@@ -360,6 +368,7 @@ def block(language: str) -> str:
 def test_the_pages_settings_and_phrases_are_good(tmp_path: Path) -> None:
     (tmp_path / "phrases.txt").write_text(block("text"))
     settings = block("toml").replace("/etc/edge-stt/phrases.txt", str(tmp_path / "phrases.txt"))
+    settings = settings.replace("/usr/local/bin/on-speech", "/bin/sh")
     (tmp_path / "config.toml").write_text(settings)
     done = listen("--config", tmp_path / "config.toml", "--check-config")
     assert (done.returncode, done.stderr) == (0, "")

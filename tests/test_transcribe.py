@@ -574,6 +574,11 @@ def test_hot_words_are_favoured(tmp_path: Path, spoken: dict[str, str]) -> None:
         (["--hotword-file", "/nowhere"], 1, "/nowhere"),
         (["--lm-weight", "1", "--decoder", "greedy"], 2, "--lm-weight"),
         (["--lm-weight", "1", "--decoder", "greedy", "--jobs", "2", SHORT], 2, "--lm-weight"),
+        (["--lm-weight", "nan"], 2, "lm_weight must lie between 0 and 100"),
+        (["--beam-width", "4", "--decoder", "greedy"], 2, "--beam-width"),
+        (["--decoder", "nonsense"], 2, "choose greedy, beam or lexicon"),
+        (["--rate", "8000"], 2, "--rate is for raw PCM on standard input"),
+        ([""], 2, "the name of a file is empty"),
         (["--format", "nonsense"], 2, "choose of txt, json, srt, vtt, tsv, ctm"),
     ],
 )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def doctor(
-    model: Annotated[Path | None, typer.Option(help="Model package to check; without it, the default one.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Model package to check; without it, the active one.")] = None,
     seconds: Annotated[
         float, typer.Option(min=0.0, max=600.0, help="How long the demo clip is transcribed over and over.")
     ] = 5.0,

@@ -16,7 +16,7 @@ SPEECH_LABELS = {"speech", "music"}  # of noises with voices in them
 def endpoints(
     manifest: Annotated[Path, typer.Argument(help="JSONL manifest of clean speech.")],
     noise: Annotated[Path, typer.Option(help="JSONL manifest of noise.")],
-    model: Annotated[Path | None, typer.Option(help="Model package; without it, the one that comes along.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Model package; without it, the active one.")] = None,
     decoder: Annotated[str | None, typer.Option(help="greedy, beam or lexicon; without it, the model's own.")] = None,
     preset: Annotated[list[str] | None, typer.Option(help="Preset; repeat for several. Without it, all.")] = None,
     snr: Annotated[float, typer.Option(help="Signal-to-noise ratio in dB.")] = 20.0,

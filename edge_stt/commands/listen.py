@@ -13,6 +13,7 @@ from ..errors import EdgeSttError, UsageError
 from ..setting_flags import given as given_settings
 from ..setting_flags import with_settings
 from ..settings import load, to_toml
+from .raw_pcm import RawChannels, RawRate, raw_format
 
 
 def run(
@@ -26,8 +27,8 @@ def run(
     list_devices: Annotated[bool, typer.Option("--list-devices", help="Print the microphones there are.")] = False,
     input: Annotated[str | None, typer.Option(help="A sound file, or - for standard input; no microphone.")] = None,
     fast: Annotated[bool, typer.Option("--fast", help="Read --input as fast as possible, not as it was said.")] = False,
-    rate: Annotated[int, typer.Option(min=1, help="Hz, of raw 16-bit PCM on standard input.")] = 16_000,
-    channels: Annotated[int, typer.Option(min=1, help="Channels of raw PCM on standard input.")] = 1,
+    rate: RawRate = None,
+    channels: RawChannels = None,
     **flags: Any,
 ) -> None:
     """Turn speech into events: JSON lines on standard output, a Unix socket, commands.
@@ -51,12 +52,13 @@ def run(
 
     settings = read()
     if check_config:
+        settings.exec.check()
         settings.recogniser.load_options().load()
         typer.echo(f"{path or 'defaults and flags'}: the settings are good")
         return
     if fast and input in (None, "-"):
         raise UsageError("--fast needs --input FILE: a microphone or a pipe has its own pace")
-    _listen(settings, input, fast, (rate, channels), read)
+    _listen(settings, input, fast, raw_format(rate, channels, input == "-", "--input -"), read)
 
 
 def _listen(settings: DaemonConfig, input: str | None, fast: bool, raw: tuple[int, int], read: Any) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from .. import lm_arpa
-from ..errors import DataError, UsageError
+from ..errors import DataError, UsageError, reason
 from ..language import load_language
 from ..lm import LanguageModel, measure_perplexity
 from ..lm_build import BuildConfig, build
@@ -55,7 +55,7 @@ def _read_vocabulary(path: Path) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the vocabulary {path} cannot be read: {error}") from error
+        raise DataError(f"the vocabulary {path} cannot be read: {reason(error)}") from error
     return tuple(line.split()[0] for line in lines if line.strip())
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import EdgeSttError
+from ..errors import EdgeSttError, reason
 from ..recogniser import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _store(require_signature: bool = False, public_key: str | None = None) -> Mo
         try:
             key = Path(key).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise EdgeSttError(f"cannot read the public key {key}: {error}") from error
+            raise EdgeSttError(f"cannot read the public key {key}: {reason(error)}") from error
     return ModelStore(config=ModelsConfig(models.require_signature or require_signature, key))
 
 

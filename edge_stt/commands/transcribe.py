@@ -23,13 +23,14 @@ from ..live import NAME, can_show_partials, listen
 from ..outputs import WRITERS
 from ..progress import progress_bar
 from ..runs import OutputOptions, Run, plan
+from .raw_pcm import RawChannels, RawRate, raw_format
 
-STDIN = Path("-")
+STDIN = "-"
 
 
 def transcribe(
-    files: Annotated[list[Path], typer.Argument(help="Sound files, folders, patterns, or - for standard input.")],
-    model: Annotated[Path | None, typer.Option(help="Model package; without it, the one that comes along.")] = None,
+    files: Annotated[list[str], typer.Argument(help="Sound files, folders, patterns, or - for standard input.")],
+    model: Annotated[Path | None, typer.Option(help="Model package; without it, the active one.")] = None,
     format: Annotated[list[str] | None, typer.Option(help=f"{', '.join(WRITERS)} (txt); repeat for several.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     output_dir: Annotated[Path | None, typer.Option(help="Write files there, not to standard output.")] = None,
@@ -48,8 +49,8 @@ def transcribe(
     hotword_weight: Annotated[
         float | None, typer.Option(help=f"Weight of hot words that have none of their own ({DEFAULT_WEIGHT:g}).")
     ] = None,
-    rate: Annotated[int, typer.Option(min=1, help="Hz, of raw 16-bit PCM on standard input.")] = 16_000,
-    channels: Annotated[int, typer.Option(min=1, help="Channels of raw PCM on standard input.")] = 1,
+    rate: RawRate = None,
+    channels: RawChannels = None,
     timing: Annotated[bool, typer.Option("--timing", help="Say on stderr how long each file took.")] = False,
 ) -> None:
     """Write what is said in sound files (WAV, FLAC, OGG, Opus, MP3 and others; any rate) to standard output or files.
@@ -71,9 +72,12 @@ def transcribe(
         DEFAULT_WEIGHT if hotword_weight is None else hotword_weight,
         os.fspath(phrases) if phrases else None,
     )
+    if "" in files:  # an unset variable of a shell; as a Path it would be the current folder
+        raise UsageError("the name of a file is empty; name a file, or . for the current folder")
     from_stdin = STDIN in files
     if from_stdin and len(files) > 1:
         raise UsageError("standard input (-) cannot be one of several; give it alone")
+    raw = raw_format(rate, channels, from_stdin, "transcribe -")
     outputs.check()
     if sys.stdout is None and output_dir is None:
         raise EdgeSttError("standard output is closed; give --output-dir, or do not close it")
@@ -82,9 +86,9 @@ def transcribe(
     with Interrupts() as interrupts:
         if from_stdin:
             run = plan([Recording(Path(NAME), Path(NAME))], outputs)
-            _transcribe_stdin(run, options, interrupts, (rate, channels))
+            _transcribe_stdin(run, options, interrupts, raw)
         else:
-            found = find_recordings(files)
+            found = find_recordings([Path(file) for file in files])
             run = plan(found.recordings, outputs)
             run.failures += found.missing
             _complain(found.notes)
@@ -145,7 +149,7 @@ def _in_this_process(
         yield number, do_job(transcriber, job, interrupts, heard, said)
 
 
-def _transcribe_stdin(run: Run, options: LoadOptions, interrupts: Interrupts, raw_format: tuple[int, int]) -> None:
+def _transcribe_stdin(run: Run, options: LoadOptions, interrupts: Interrupts, raw: tuple[int, int]) -> None:
     """Standard input: an interrupt ends the recording, and what was said until then is written."""
     if not run.todo:
         run.failures += run.refused.values()
@@ -157,7 +161,7 @@ def _transcribe_stdin(run: Run, options: LoadOptions, interrupts: Interrupts, ra
 
     def recorded() -> Iterator[Floats]:
         try:
-            yield from interrupts.watch(read_stdin(sample_rate=raw_format[0], channels=raw_format[1]))
+            yield from interrupts.watch(read_stdin(sample_rate=raw[0], channels=raw[1]))
         except Interrupted as interrupted:
             run.interrupted = interrupted
 
