@@ -40,6 +40,8 @@ class ParityError(EdgeSttError):
 class Limits:
     """What a file may lose. ``wer_points``, absolute percent by mode, are judged on at least ``min_words`` words.
 
+    A loss whose 95 % interval has zero in it is let pass: on these clips, chance would explain it.
+
     ``stream_agreement``: share of frames in which streaming and offline have the same likeliest unit, in quantised
     modes, judged on ``min_frames``; ``stream_difference``: the largest |Δ log p| between the two in float32.
     """
@@ -282,8 +284,8 @@ def problems(parity: Parity, limits: Limits) -> list[str]:
     out = []
     allowed = limits.wer_points.get(parity.mode, 0.0)
     for decoder, rates in parity.rates.items():
-        points = rates.change.points
-        if parity.words >= limits.min_words and points > allowed:
+        points, sure = rates.change.points, rates.change.low > 0
+        if parity.words >= limits.min_words and points > allowed and sure:
             out.append(f"WER ({decoder}) {points:+.2f} points against the float model, {allowed:+.1f} allowed")
     for head, stream in parity.stream.items():
         if parity.mode == "float32" and stream.max_difference > limits.stream_difference:

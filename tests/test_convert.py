@@ -88,7 +88,7 @@ def test_every_mode_is_near_the_float_model_and_streams(
     gate = ParityGate(model, clips, GateConfig(timed_clips=1, repeats=1, threads=(1,)))
     found = {parity.mode: parity for parity in gate.measure(packages)}
     assert list(found) == ["float32", "float16", "dynamic", "int8", "int16x8"]
-    wanted = {"float32": 1.0, "float16": 0.995, "dynamic": 0.95, "int8": 0.9, "int16x8": 0.98}
+    wanted = {"float32": 1.0, "float16": 0.995, "dynamic": 0.95, "int8": 0.9, "int16x8": 0.95}
     for mode, parity in found.items():
         assert parity.agreement >= wanted[mode], mode
         assert parity.clips == 3
