@@ -25,6 +25,7 @@ COMMANDS = (
     "model",
     "deploy",
 )  # each a module of `edge_stt.commands`
+HELP = ["-h", "--help"]
 WORKSTATION = {
     "train": "Train a model (on a workstation, from a checkout).",
     "convert": "Convert a trained model to a package (on a workstation, from a checkout).",
@@ -69,7 +70,7 @@ def build_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
         add_completion=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": HELP},
         help="Speech-to-text that you own: transcribe on the device, train and convert on a workstation.",
     )
     app.callback()(_options)
@@ -91,7 +92,8 @@ def main() -> None:
         if arguments and arguments[0] in COMMANDS:
             build_app([arguments[0]])(prog_name="edge-stt")  # importing the others would take a tenth of a second
         elif arguments and arguments[0] in WORKSTATION:
-            _workstation_command(arguments[0])(arguments[1:], prog_name=f"edge-stt {arguments[0]}")
+            command = _workstation_command(arguments[0])
+            command(arguments[1:], prog_name=f"edge-stt {arguments[0]}", help_option_names=HELP)
         else:
             build_app()(prog_name="edge-stt")
     except UsageError as error:

@@ -202,10 +202,20 @@ def _read(path: Path, name: str) -> bytes:
         raise PackageError(f"{path}: {name} cannot be unpacked: {error}") from error
 
 
-def write_package(path: Path, info: ModelInfo, files: Mapping[str, bytes], overwrite: bool = False) -> ModelPackage:
-    """Write a package (a zip when ``path`` ends in ``.zip``): complete or not at all, the old one kept until then."""
+def check_destination(path: Path, overwrite: bool) -> None:
+    """Raise `PackageError` where `write_package` will not write: for commands that work long before they do.
+
+    A folder of something else is never replaced, since all that is in it would be gone.
+    """
     if path.exists() and not overwrite:
         raise PackageError(f"{path} exists; choose another name or overwrite it (--overwrite)")
+    if path.is_dir() and not (path / INFO_FILE).exists() and any(path.iterdir()):
+        raise PackageError(f"{path} is a folder of something else than a model package; choose another name")
+
+
+def write_package(path: Path, info: ModelInfo, files: Mapping[str, bytes], overwrite: bool = False) -> ModelPackage:
+    """Write a package (a zip when ``path`` ends in ``.zip``): complete or not at all, the old one kept until then."""
+    check_destination(path, overwrite)
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     everything = {**files, INFO_FILE: info.to_json(hashes).encode()}
     try:

@@ -109,6 +109,17 @@ def test_only_what_it_is_said_to_be_is_attached(option: str, tmp_path: Path) -> 
     assert not out.exists()
 
 
+def test_a_folder_of_something_else_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    attach = ["decoder", "attach", DEFAULT, "--lm", DEFAULT / "words.lm", "-o"]
+    assert_one_line_error(run(*attach, tmp_path, "--overwrite"), 1, "something else than a model package")
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+    for _ in range(2):
+        assert run(*attach, tmp_path / "new", "--overwrite").returncode == 0
+    tune = ["decoder", "tune", DEFAULT, tmp_path / "dev.jsonl", "-o"]
+    assert_one_line_error(run(*tune, tmp_path / "new"), 1, "exists")  # before the work, not after it
+
+
 def test_version() -> None:
     from edge_stt import __version__
 

@@ -20,7 +20,7 @@ from ..features import log_mel, normalise_utterance
 from ..files import write_atomically
 from ..grammar import Grammar
 from ..interpreter import AcousticModel
-from ..package import ModelPackage
+from ..package import ModelPackage, check_destination
 from ..phrase_calibration import Counts, NoiseMixer, count, examples, fit, read_noise
 from ..phrases import PhraseDecoder
 from ..recogniser import Transcriber, default_model
@@ -65,6 +65,7 @@ def tune(
     overwrite: Overwrite = False,
 ) -> None:
     """Choose prior and language model weight, word insertion bonus and unknown-word score on a dev set; store them."""
+    check_destination(out, overwrite)
     require_jiwer()
     loaded = ModelPackage.load(package)
     start = DecodingConfig.of(loaded)
@@ -136,6 +137,8 @@ def confidence(
     The error after mending is measured with the fit of the other half of the speakers. The oracle word error rate is
     that of the best of several readings.
     """
+    if out is not None:
+        check_destination(out, overwrite)
     require_jiwer()
     loaded = ModelPackage.load(package)
     config = DecodingConfig.of(loaded)
@@ -208,6 +211,7 @@ def calibrate(
     overwrite: Overwrite = False,
 ) -> None:
     """Make the score of phrases a probability, and choose from which score on to accept them; store both."""
+    check_destination(out, overwrite)
     loaded = ModelPackage.load(package)
     transcriber, decoder = _phrase_decoder(loaded, file, None)
     sets: list[TestSet] = load_sets(manifests, clips, loaded.info.normaliser)
