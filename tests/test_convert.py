@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -341,7 +340,7 @@ def test_bad_input_is_one_line(run: Path, manifest: Path, tmp_path: Path) -> Non
         ([str(run), *out, "--quantize", "all"], "int8 needs representative clips"),
         ([str(run), *out, "--quantize", "int8", "--data", str(tmp_path / "empty.jsonl")], "no usable clip"),
         ([str(run), *out, "--dev", str(tmp_path / "empty.jsonl")], "no usable clip"),
-        ([str(run), *out, "--dev", str(tmp_path / "none.jsonl")], "cannot read the manifest"),
+        ([str(run), *out, "--dev", str(tmp_path / "none.jsonl")], "there is no such file"),
         ([str(run), *out, "--quantize", "float32", "--keep-float", "stem_1"], "no layers that are not float"),
         ([str(run), *out, "--notes", str(tmp_path / "none.md")], "cannot read"),
     ]
@@ -351,18 +350,6 @@ def test_bad_input_is_one_line(run: Path, manifest: Path, tmp_path: Path) -> Non
         assert message in str(error)
         assert "\n" not in str(error)
     assert not (tmp_path / "new").exists()
-
-
-def test_an_old_package_stays_when_the_new_is_refused(run: Path, tmp_path: Path) -> None:
-    from convert.build import BuildConfig, convert_run
-
-    (tmp_path / "package").mkdir()
-    (tmp_path / "package" / "old").write_text("precious")
-    config = BuildConfig("small", "float32", pythons=("/no/python",), overwrite=True)
-    (product,) = convert_run(run, tmp_path / "package", config)
-    assert product.error == "cannot run /no/python: No such file or directory"
-    assert (tmp_path / "package" / "old").read_text() == "precious"
-    assert replace(config, quantize="all").modes[0] == "float32"
 
 
 def test_without_tensorflow_there_is_one_line() -> None:

@@ -86,19 +86,20 @@ def test_beyond_the_limits_nothing_is_written_unless_forced(tmp_path: Path) -> N
 
     run = small_run(tmp_path / "run", **CONV)
     impossible = GateConfig(repeats=1, limits=Limits(stream_agreement=1.01, min_frames=1))
-    config = BuildConfig("small", "float32", gate=impossible)
+    config = BuildConfig("small", "float32", gate=impossible, force=True)
     (product,) = convert_run(run, tmp_path / "package", config)
-    assert product.error is not None
-    assert "float32 refused: streaming and offline" in product.error
-    assert not (tmp_path / "package").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
-
-    (product,) = convert_run(run, tmp_path / "package", dataclasses.replace(config, force=True))
     assert product.error is None
     package = ModelPackage.load(tmp_path / "package")
     assert "written by force" in package.read("MODEL_CARD.md").decode()
     assert b'"forced": true' in package.read("parity.json")
     assert package.info.runtimes[0].startswith("ai-edge-litert ")
+
+    config = dataclasses.replace(config, name="new", force=False, overwrite=True)
+    (product,) = convert_run(run, tmp_path / "package", config)
+    assert product.error is not None
+    assert "float32 refused: streaming and offline" in product.error
+    assert ModelPackage.load(tmp_path / "package").info.name == "small", "the old one stays"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["package", "run"]
 
 
 def test_the_gate_on_real_speech(tmp_path: Path) -> None:
