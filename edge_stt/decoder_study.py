@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -171,6 +172,7 @@ def _per_second(spent: float, utterances: Sequence[Utterance]) -> float:
 
 
 def _pyctcdecode(units: UnitSet, beam_width: int) -> Callable[[LogProbs], str] | None:
+    logging.getLogger("pyctcdecode").setLevel(logging.ERROR)  # it misses kenlm, which nothing here needs
     try:
         module = importlib.import_module("pyctcdecode")
     except ImportError:
