@@ -23,7 +23,15 @@ from edge_stt.decoders import LEXICON_FILE, LM_FILE, PRONUNCIATION_FILE
 from edge_stt.errors import EdgeSttError, PackageError, UsageError
 from edge_stt.features import Floats, NormalizationConfig, log_mel, normalise_utterance
 from edge_stt.interpreter import AcousticModel
-from edge_stt.package import CARD_FILE, GOLDEN_FILE, MODEL_FILE, ModelInfo, ModelPackage, write_package
+from edge_stt.package import (
+    CARD_FILE,
+    GOLDEN_FILE,
+    MODEL_FILE,
+    ModelInfo,
+    ModelPackage,
+    check_destination,
+    write_package,
+)
 
 from .calibration import calibration_clips
 from .card import model_card
@@ -183,8 +191,7 @@ def convert_run(run: Path, out: Path, config: BuildConfig, say: Say = lambda tex
     """
     products = [Product(mode, out / mode if config.quantize == "all" else out) for mode in _checked(config)]
     for product in products:
-        if product.out.exists() and not config.overwrite:
-            raise PackageError(f"{product.out} exists; choose another name or overwrite it (--overwrite)")
+        check_destination(product.out, config.overwrite)
     model = load_run(run)
     decoding = ModelPackage.load(config.decoding) if config.decoding else None
     calibration = calibration_clips(config.data, config.calibration_clips, model) if config.data else None
