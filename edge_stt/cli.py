@@ -13,6 +13,10 @@ import typer
 from . import __version__
 from .errors import EdgeSttError, UsageError
 
+# Threads of numpy's OpenBLAS wait for their next product in a loop, and the products here are small: one computes as
+# fast and leaves the other cores alone. The network has threads of its own. (Read when numpy is first imported.)
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 COMMANDS = (
     "transcribe",
     "listen",

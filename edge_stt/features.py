@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 
-BLOCK_FRAMES = 128  # frames transformed at once: large enough for BLAS, small enough to stay in the L2 cache
+BLOCK_FRAMES = 132  # frames transformed at once: large enough to pay, small enough to stay in the L2 cache
+ROWS_AT_ONCE = 12  # of a matrix product: 12 * 257 * 80 is below the 2**18 from which OpenBLAS uses threads
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,18 @@ def log_mel(samples: Floats, config: FrontEndConfig) -> Floats:
         block = frames[start : start + BLOCK_FRAMES] * window
         spectrum = np.fft.rfft(block, n=config.n_fft)
         power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32, copy=False)
-        np.log(power @ filters + np.float32(config.log_floor), out=out[start : start + len(block)])
+        np.log(_products(power, filters) + np.float32(config.log_floor), out=out[start : start + len(block)])
     return out
+
+
+def _products(power: Floats, filters: Floats) -> Floats:
+    """``power @ filters``, in pieces so small that OpenBLAS computes them in this thread.
+
+    Its others would wait in a loop for the next product, which on a busy machine took nine tenths of the time.
+    """
+    whole = len(power) - len(power) % ROWS_AT_ONCE
+    pieces = power[:whole].reshape(-1, ROWS_AT_ONCE, power.shape[1]) @ filters
+    return np.concatenate([pieces.reshape(whole, filters.shape[1]), power[whole:] @ filters])
 
 
 class StreamingLogMel:

@@ -10,7 +10,7 @@ import pytest
 
 from edge_stt.errors import DataError
 from edge_stt.text import normalise_text
-from train.splits import LJSPEECH_BY_BOOK, ljspeech_split
+from train.splits import LJSPEECH_BY_BOOK, NOISE_TEST, ljspeech_split
 
 from .conftest import ROOT
 
@@ -61,3 +61,11 @@ def test_librispeech_speakers_do_not_overlap_between_corpora() -> None:
     assert not speakers["train"] & speakers["dev"]
     assert not speakers["train"] & speakers["test"]
     assert not speakers["dev"] & speakers["test"]
+
+
+@pytest.mark.skipif(not CORPORA.is_dir(), reason=f"the corpora are not at {CORPORA}")
+def test_noise_for_scoring_is_ten_minutes_of_the_noise_there_is() -> None:
+    held_out = set(NOISE_TEST.read_text(encoding="utf-8").splitlines())
+    items = {item["audio_filepath"]: float(item["duration"]) for item in _items(CORPORA / "noise" / "noise.jsonl")}
+    assert held_out <= set(items)
+    assert 600 < sum(items[name] for name in held_out) < 660

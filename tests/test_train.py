@@ -179,3 +179,54 @@ def test_levenshtein_agrees_with_jiwer() -> None:
         hypothesis = [chr(97 + int(x)) for x in rng.integers(4, size=int(rng.integers(0, 9)))]
         out = jiwer.process_words(" ".join(reference), " ".join(hypothesis))
         assert error_count(reference, hypothesis) == out.substitutions + out.deletions + out.insertions
+
+
+def test_recordings_without_speech_are_learned_as_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("pyroomacoustics", reason="needs the train extra")
+    pytest.importorskip("tensorflow", reason="needs the train extra")
+    import soundfile
+
+    from edge_stt.language import load_language
+    from edge_stt.units import SEPARATOR
+    from train.loop import encode_texts
+    from train.prepare import PrepareConfig, PreparedSet, prepare
+
+    rng = np.random.default_rng(3)
+    soundfile.write(tmp_path / "hiss.wav", rng.normal(0.0, 0.1, 30 * 16_000), 16_000)
+    soundfile.write(tmp_path / "silence.wav", np.zeros(16_000), 16_000)
+    (tmp_path / "noise.jsonl").write_text(
+        "".join(json.dumps({"audio_filepath": f"{name}.wav", "text": ""}) + "\n" for name in ("hiss", "silence"))
+    )
+    config = PrepareConfig(speeds=(), room_copies=0)
+    prepare([_manifest(tmp_path)], tmp_path / "set", config, processes=1, no_speech=[tmp_path / "noise.jsonl"])
+    prepare([_manifest(tmp_path)], tmp_path / "speech", config, processes=1)
+    data, speech = PreparedSet(tmp_path / "set"), PreparedSet(tmp_path / "speech")
+    assert [clip.text for clip in data.clips[-2:]] == ["", ""]
+    assert data.lengths()[-2:] / 100 == pytest.approx([config.max_seconds, 1.0], abs=0.05)
+    np.testing.assert_array_equal(data.statistics.mean, speech.statistics.mean)  # those of speech
+    units = load_language("english").units
+    labels = encode_texts(["a b", ""], units, lambda text: [("AH",)] * len(text.split()))
+    assert all(sequences[1] == [SEPARATOR] and len(sequences[0]) == 3 for sequences in labels.values())
+
+
+def test_an_epoch_takes_clips_as_often_as_their_corpus_weighs(prepared: Path) -> None:
+    pytest.importorskip("keras", reason="needs the train extra")
+    from train.augment import SpecAugmentConfig
+    from train.batches import Batches
+    from train.config import BatchConfig
+    from train.prepare import PreparedSet
+
+    data = PreparedSet(prepared)
+    (corpus,) = {clip.corpus for clip in data.clips}
+    labels = {"characters": [[2]] * len(data)}
+
+    def taken(weight: float) -> list[int]:
+        config = BatchConfig(corpus_weights={corpus: weight})
+        batches = Batches(data, labels, config, SpecAugmentConfig(), seed=1)
+        return [sum(map(len, batches.epoch(epoch))) for epoch in range(40)]
+
+    assert set(taken(1.0)) == {len(data)}
+    assert set(taken(3.0)) == {3 * len(data)}
+    assert np.mean(taken(0.5)) == pytest.approx(0.5 * len(data), rel=0.25)
+    with pytest.raises(DataError, match="no-such"):
+        Batches(data, labels, BatchConfig(corpus_weights={"no-such": 1.0}), SpecAugmentConfig(), seed=1)

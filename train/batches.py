@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from edge_stt.errors import DataError
 from edge_stt.features import FeatureStatistics, Floats, RunningNormaliser, normalise_utterance
 
 from .augment import SpecAugmentConfig, change_tempo, spec_augment, warp_frequency
@@ -60,16 +61,18 @@ class Batches:
         self.data, self.labels, self.config, self.augment, self.seed = data, labels, config, augment, seed
         self.variants, self.weights = variants_of(config, data.variants)
         self.frames = {v: data.lengths(v) for v in self.variants}
+        self.times = times_taken(config, [clip.corpus for clip in data.clips])
         self.needed = frames_needed_by(labels)
 
     def epoch(self, epoch: int) -> list[list[tuple[int, str]]]:
         """The batches of an epoch, each a list of (clip, variant); clips too short for their label in the drawn
         variant are taken plain, and left out if that is too short as well."""
         rng = np.random.default_rng([self.seed, epoch])
-        drawn = rng.choice(len(self.variants), size=len(self.data), p=self.weights)
+        clips = np.repeat(np.arange(len(self.data)), draw_times(self.times, rng))
         items: list[tuple[int, tuple[int, str]]] = []
-        for clip in rng.permutation(len(self.data)):
-            for variant in (self.variants[drawn[clip]], "plain"):
+        drawn = rng.choice(len(self.variants), size=len(clips), p=self.weights)
+        for clip, choice in zip(rng.permutation(clips), drawn, strict=True):
+            for variant in (self.variants[choice], "plain"):
                 length = int(self.frames[variant][clip])
                 if fits(length, self.needed[clip]):
                     items.append((length, (int(clip), variant)))
@@ -110,6 +113,20 @@ def variants_of(config: BatchConfig, there: Sequence[str]) -> tuple[list[str], n
     variants = [v for v in config.variant_weights if v in there]
     weights = np.array([config.variant_weights[v] for v in variants])
     return variants, weights / weights.sum()
+
+
+def times_taken(config: BatchConfig, corpora: Sequence[str]) -> npt.NDArray[np.float64]:
+    """How often an epoch takes each clip, given their corpora: float64 ``[clips]``, 1 where nothing is said."""
+    if unknown := sorted(set(config.corpus_weights) - set(corpora)):
+        raise DataError(
+            f"config: batches.corpus_weights has {unknown[0]!r}; the set has {', '.join(sorted(set(corpora)))}"
+        )
+    return np.array([config.corpus_weights.get(corpus, 1.0) for corpus in corpora])
+
+
+def draw_times(times: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Whole numbers whose means are ``times``."""
+    return np.floor(times + rng.random(len(times))).astype(np.int64)
 
 
 def frames_needed_by(labels: Labels) -> Ints:

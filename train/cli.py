@@ -48,6 +48,9 @@ def prepare(
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the prepared set.")],
     noise: Annotated[Path | None, typer.Option(help="Manifest of noises to mix in.")] = None,
+    no_speech: Annotated[
+        list[Path] | None, typer.Option("--no-speech", help="Manifest of recordings in which nobody speaks.")
+    ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="No augmented variants: for dev sets.")] = False,
     processes: Annotated[int, typer.Option(min=1)] = 2,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first clip that cannot be used.")] = False,
@@ -60,9 +63,9 @@ def prepare(
 
     noises = [clip.path for clip in read_manifest(noise, lambda problem: None)] if noise else []
     settings = PrepareConfig(speeds=(), room_copies=0) if plain else PrepareConfig()
-    summary = prepare(corpora, out, settings, noises=noises, processes=processes, strict=strict, language=chosen)
+    summary = prepare(corpora, out, settings, None, noises, processes, strict, chosen, no_speech or ())
     for problem in summary["left_out"]:
-        console.print(f"left out: {problem}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"left out: {problem}", markup=False, emoji=False, highlight=False, soft_wrap=True)
     for corpus, hours in summary["hours"].items():
         typer.echo(f"{corpus}\t{hours} h\t{summary['clips'][corpus]} clips\t{summary['speakers'][corpus]} speakers")
 

@@ -27,6 +27,7 @@ class BatchConfig:
     variant_weights: dict[str, float] = field(
         default_factory=lambda: {"plain": 0.4, "speed-0.9": 0.22, "speed-1.1": 0.22, "room-0": 0.16}
     )
+    corpus_weights: dict[str, float] = field(default_factory=dict)  # times that an epoch takes each clip of a corpus
     warp: float = 0.08  # largest change of frequency, as a share
     tempo: float = 0.0  # largest change of tempo, as a share
     running_share: float = 0.5  # of the clips, how many are normalised causally; the others as whole utterances
@@ -36,13 +37,15 @@ class BatchConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up and a cosine to zero (I. Loshchilov and F. Hutter, ICLR 2019).
+    """AdamW or Muon, with linear warm-up and a cosine to zero (I. Loshchilov and F. Hutter, ICLR 2019; `train.muon`).
 
     ``decay_share``: the cosine takes this share of the steps after the warm-up, at their end. Below 1 the rate stays at
     its peak before, and a run can be given more steps without having been slowed down already.
     """
 
+    name: str = "adamw"  # or "muon", whose kernels move by `momentum`
     learning_rate: float = 1.5e-3
+    momentum: float = 0.95
     warmup_steps: int = 500
     decay_share: float = 1.0
     weight_decay: float = 1e-2
@@ -77,6 +80,7 @@ class TrainConfig:
             "eval_every": self.eval_every,
             "checkpoint_every": self.checkpoint_every,
             "batches.seconds": self.batches.seconds,
+            **{f"batches.corpus_weights.{name}": weight for name, weight in self.batches.corpus_weights.items()},
             "optimizer.learning_rate": self.optimizer.learning_rate,
             "optimizer.clip_norm": self.optimizer.clip_norm,
         }
@@ -85,6 +89,10 @@ class TrainConfig:
                 raise DataError(f"config: {name} must be above 0, not {value}")
         if self.patience < 0:
             raise DataError(f"config: patience must be at least 0, not {self.patience}")
+        if self.optimizer.name not in ("adamw", "muon"):
+            raise DataError(f"config: optimizer.name must be adamw or muon, not {self.optimizer.name!r}")
+        if not 0 <= self.optimizer.momentum < 1:
+            raise DataError(f"config: optimizer.momentum must be in 0..1, not {self.optimizer.momentum}")
         if not 0 <= self.optimizer.decay_share <= 1:
             raise DataError(f"config: optimizer.decay_share must be in 0..1, not {self.optimizer.decay_share}")
 

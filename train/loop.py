@@ -26,7 +26,7 @@ from edge_stt.decoding import greedy
 from edge_stt.errors import DataError
 from edge_stt.features import FeatureStatistics, Floats, FrontEndConfig, normalise_utterance
 from edge_stt.language import Language
-from edge_stt.units import BLANK, UnitSet
+from edge_stt.units import BLANK, SEPARATOR, UnitSet
 
 from .batches import Batch, Labels, collate
 from .board import Board, open_board
@@ -66,15 +66,19 @@ class Source(Protocol):
 def encode_texts(
     texts: list[str], units: Mapping[str, UnitSet], pronounce: Callable[[str], list[tuple[str, ...]]] | None
 ) -> Labels:
-    """Labels of each head for normalised texts; ``pronounce`` gives one tuple of phonemes a word."""
+    """Labels of each head for normalised texts; ``pronounce`` gives one tuple of phonemes a word.
+
+    Where nobody speaks the label is a separator, which at the edge of a text means nothing: TensorFlow's loss refuses
+    labels of no unit at all.
+    """
     labels: Labels = {}
     for head, unit_set in units.items():
         if unit_set.kind == "characters":
-            labels[head] = [unit_set.encode(text.split()) for text in texts]
+            labels[head] = [unit_set.encode(text.split()) or [SEPARATOR] for text in texts]
         else:
             if pronounce is None:
                 raise DataError(f"the head {head!r} needs pronunciations")
-            labels[head] = [unit_set.encode(pronounce(text)) for text in texts]
+            labels[head] = [unit_set.encode(pronounce(text)) or [SEPARATOR] for text in texts]
     return labels
 
 

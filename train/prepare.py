@@ -2,7 +2,7 @@
 
 A prepared set is a folder with
 
-* ``clips.jsonl``: one line a clip kept: id, corpus, speaker, duration, normalised text, hash of the text;
+* ``clips.jsonl``: one line a clip kept: id, corpus, speaker, duration, normalised text (empty where nobody speaks);
 * ``<variant>.f16`` and ``<variant>.npy``: log-mel of all clips one after the other (float16 ``[frames, n_mels]``, not
   normalised) and the first frame of each clip (int64 ``[clips + 1]``). ``plain`` is the recording itself, ``speed-0.9``
   is played slower, ``room-0`` has a random speed, room and noise;
@@ -19,7 +19,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,8 @@ class _Worker:
             samples = read_audio(clip.path)
         except AudioError as error:
             return str(error), 0.0, {}
+        if not clip.text:
+            samples = samples[: int(self.config.max_seconds * self.front_end.sample_rate)]
         seconds = len(samples) / self.front_end.sample_rate
         if reason := self._unusable(clip, samples, seconds):
             return reason, seconds, {}
@@ -106,6 +108,9 @@ class _Worker:
         limits = self.config
         if not limits.min_seconds <= seconds <= limits.max_seconds:
             return f"{seconds:.2f} s long; {limits.min_seconds} to {limits.max_seconds} s are used"
+        return self._unusable_speech(clip, samples, seconds) if clip.text else None
+
+    def _unusable_speech(self, clip: Clip, samples: Floats, seconds: float) -> str | None:
         if clip.duration and abs(clip.duration - seconds) > max(0.1, 0.05 * seconds):
             return f"the manifest says {clip.duration:.2f} s, the file has {seconds:.2f} s"
         peak = float(np.abs(samples).max())
@@ -113,7 +118,7 @@ class _Worker:
             return "silence"
         if np.mean(np.abs(samples) >= 0.999) > 0.02:
             return "clipped: more than 2 % of the samples are at full scale"
-        if len(clip.text) > limits.max_characters_per_second * seconds:
+        if len(clip.text) > self.config.max_characters_per_second * seconds:
             return f"{len(clip.text)} characters in {seconds:.2f} s cannot be spoken"
         return None
 
@@ -165,10 +170,12 @@ def prepare(
     processes: int = 2,
     strict: bool = False,
     language: Language | None = None,
+    no_speech: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Prepare the clips of ``corpora`` (see `read_corpus`) in the folder ``out``; returns the report.
 
-    Texts are normalised as ``language`` says, English without one.
+    Texts are normalised as ``language`` says, English without one. ``no_speech`` are corpora in which nobody speaks: a
+    model learns to write nothing for them, whatever text they have. Of long ones the first ``max_seconds`` are taken.
 
     Raises `DataError` when nothing is usable, or, with ``strict``, at the first clip that is not.
     """
@@ -183,6 +190,7 @@ def prepare(
 
     found = (clip for path in corpora for clip in read_corpus(path, report))
     clips = list(_checked_texts(found, language.normaliser, report))
+    clips += [replace(clip, text="") for path in no_speech for clip in read_corpus(path, report)]
     out.mkdir(parents=True, exist_ok=True)
     names = _variants(config)
     files = {name: (out / f"{name}.f16").open("wb") for name in names}
@@ -191,8 +199,9 @@ def prepare(
     speakers: dict[str, Counter[str]] = defaultdict(Counter)
     sums = _Sums(front_end.n_mels)
     rng = np.random.default_rng(config.seed)
-    chosen: list[int] = rng.permutation(len(clips))[: config.babble_voices].tolist() if config.babble_share else []
-    voices = tuple(clips[i].path for i in chosen)
+    spoken = [clip for clip in clips if clip.text]
+    chosen: list[int] = rng.permutation(len(spoken))[: config.babble_voices].tolist() if config.babble_share else []
+    voices = tuple(spoken[i].path for i in chosen)
     jobs = [(clip, config, front_end, tuple(noises), voices) for clip in clips]
     with (
         (out / "clips.jsonl").open("w", encoding="utf-8") as index,
@@ -209,7 +218,8 @@ def prepare(
             for name in names:
                 files[name].write(variants[name].tobytes())
                 offsets[name].append(offsets[name][-1] + len(variants[name]))
-            sums.add(variants["plain"])
+            if clip.text:
+                sums.add(variants["plain"])
             kept = PreparedClip(clip.id, clip.corpus, clip.speaker, round(seconds, 3), clip.text)
             index.write(json.dumps(asdict(kept)) + "\n")
             seconds_of[clip.corpus] += seconds

@@ -24,7 +24,18 @@ from rich.progress import track
 from edge_stt.errors import DataError
 
 from .augment import SpecAugmentConfig
-from .batches import Batch, Labels, ahead, assemble, by_length, fits, frames_needed_by, variants_of
+from .batches import (
+    Batch,
+    Labels,
+    ahead,
+    assemble,
+    by_length,
+    draw_times,
+    fits,
+    frames_needed_by,
+    times_taken,
+    variants_of,
+)
 from .config import BatchConfig
 from .prepare import PreparedSet, console, read_description
 
@@ -106,20 +117,22 @@ class ShardBatches:
             )
         self.data, self.labels, self.config, self.augment = data, labels, config, augment
         self.variants, self.weights = variants_of(config, data.variants)
+        self.times = times_taken(config, [clip.corpus for clip in data.clips])
         self.needed = frames_needed_by(labels)
         self.seed, self.worker, self.workers = seed, worker, workers
 
     def epoch(self, epoch: int) -> Iterator[list[Drawn]]:
         """The batches of an epoch, as `Batches.epoch` draws them, but in an order that reading allows."""
         rng = np.random.default_rng([self.seed, epoch, self.worker])
+        times = draw_times(self.times, rng)
         pool: list[tuple[int, Drawn]] = []
         for clip, frames in self._records(epoch):
-            drawn = self.variants[rng.choice(len(self.variants), p=self.weights)]
-            for variant in (drawn, "plain"):
-                if fits(len(frames[variant]), self.needed[clip]):
-                    pool.append((len(frames[variant]), (clip, frames[variant])))
-                    break
-            if len(pool) == POOL:
+            for choice in rng.choice(len(self.variants), size=times[clip], p=self.weights):
+                for variant in (self.variants[choice], "plain"):
+                    if fits(len(frames[variant]), self.needed[clip]):
+                        pool.append((len(frames[variant]), (clip, frames[variant])))
+                        break
+            if len(pool) >= POOL:
                 yield from self._groups(pool, rng)
                 pool = []
         yield from self._groups(pool, rng)

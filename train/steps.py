@@ -17,6 +17,7 @@ from edge_stt.errors import DataError
 from .batches import Batch
 from .config import OptimizerConfig, TrainConfig
 from .models.base import CTCModel
+from .muon import ConvMuon
 
 Arrays = dict[str, Any]
 
@@ -72,12 +73,20 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):  # type: ig
 
 
 def make_optimizer(config: OptimizerConfig, steps: int, variables: Any) -> Any:
-    """AdamW for these variables; biases and the scales of normalisations do not decay."""
-    optimizer = keras.optimizers.AdamW(
-        WarmupCosine(config.learning_rate, config.warmup_steps, steps, config.decay_share),
-        weight_decay=config.weight_decay,
-        beta_2=0.98,
-    )
+    """The optimiser of these variables; biases and the scales of normalisations do not decay."""
+    rate = WarmupCosine(config.learning_rate, config.warmup_steps, steps, config.decay_share)
+    optimizer: Any
+    if config.name == "muon":
+        optimizer = ConvMuon(
+            rate,
+            weight_decay=config.weight_decay,
+            adam_weight_decay=config.weight_decay,
+            adam_beta_2=0.98,
+            momentum=config.momentum,
+            exclude_layers=["head_"],
+        )
+    else:
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, beta_2=0.98)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     optimizer.build(variables)
     return optimizer

@@ -1,8 +1,12 @@
-"""A fixed split of the whole LJ Speech corpus (13,100 clips, 24 hours) by book, since its distribution has none.
+"""Fixed splits of corpora whose distributions have none.
 
-Clips of one book share names, topics and sentences that run on from clip to clip, so a split at random tests less than
-it seems to. The corpus (K. Ito and L. Johnson, The LJ Speech Dataset, 2017) numbers its clips by chapter; chapters of
-one book follow one another. `ljspeech-by-book.json` beside this file is the split, for use elsewhere too.
+LJ Speech, all 13,100 clips of 24 hours, is split by book: clips of one book share names, topics and sentences that run
+on from clip to clip, so a split at random tests less than it seems to. The corpus (K. Ito and L. Johnson, The LJ Speech
+Dataset, 2017) numbers its clips by chapter; chapters of one book follow one another. `ljspeech-by-book.json` beside
+this file is the split, for use elsewhere too.
+
+``noise-test.txt`` names the clips of the noise corpus on which written words are counted; they are kept out of
+training.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from typing import Any
 
 from edge_stt.errors import DataError
 
+NOISE_TEST = Path(__file__).parent / "noise-test.txt"
 LJSPEECH_BY_BOOK = Path(__file__).parent / "ljspeech-by-book.json"
 
 
