@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ MACHINES = {"arm64": "aarch64", "amd64": "x86_64"}
 RUNTIMES = ("ai-edge-litert", "tflite-runtime")
 MANYLINUX = ("2_34", "2_28", "2_27", "2_26", "2_17", "2014")  # both suites have glibc 2.36 or newer
 SOURCES = ("edge_stt", "deploy", "systemd", "LICENSE")  # what of the commit is needed here
+_making = threading.Lock()  # of an environment: two packages may be built at once
 
 # Wheel → what of it stays; the rest is never imported on a device. ai-edge-litert's GPU, compiler and ahead-of-time
 # parts are 24 of its 42 MB; soundfile needs cffi's compiled half alone; rich needs pygments only to print source code.
@@ -195,13 +197,14 @@ def place_units(folder: Path, tree: Path) -> None:
 
 def find_python() -> str:
     """A Python that can run the commit's command line, to ask it for its options; made if there is none."""
-    environments = (ROOT / name / "bin" / "python" for name in (".venv-test", ".venv-demo", ".venv-deb"))
-    for candidate in map(str, [sys.executable, *environments]):
-        command = [candidate, "-c", "import numpy, rich, soundfile, soxr, typer"]
-        if shutil.which(candidate) and not subprocess.run(command, capture_output=True, check=False).returncode:
-            return candidate
-    run(ROOT / "deploy" / "make-venv", ROOT / ".venv-deb", ROOT, PYTHON=sys.executable)
-    return str(ROOT / ".venv-deb" / "bin" / "python")
+    environments = [ROOT / name / "bin" / "python" for name in (".venv-test", ".venv-demo", ".venv-deb")]
+    with _making:
+        for candidate in map(str, [sys.executable, *environments]):
+            command = [candidate, "-c", "import numpy, rich, soundfile, soxr, typer"]
+            if shutil.which(candidate) and not subprocess.run(command, capture_output=True, check=False).returncode:
+                return candidate
+        run(ROOT / "deploy" / "make-venv", ROOT / ".venv-deb", ROOT, PYTHON=sys.executable)
+    return str(environments[-1])
 
 
 def write_documents(target: Target, source: Path, tree: Path, work: Path, commit: Commit, version: str) -> None:

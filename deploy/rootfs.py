@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,13 +25,27 @@ PACKAGES = (
     *("python3", "python3-minimal", "python3-numpy", "systemd-standalone-sysusers", "libstdc++6"),
 )
 SET_UP = ("libblas3", "liblapack3", "libc-bin")
-_making = threading.RLock()
+_making: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
 NATIVE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), "amd64")
-FORMAT = 2  # of the kept archives: raise it when they must be made anew
+FORMAT = 3  # of the kept archives: raise it when they must be made anew
 
 
 class RootError(Exception):
     """A file system cannot be made; the text says why."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is in a file system: its name among the kept ones, its packages, and whether their Python is compiled."""
+
+    name: str
+    packages: tuple[str, ...]
+    compiled: bool = True
+
+
+SMALL = Kind("small", PACKAGES)
+# Compiling costs a file system of this processor too, which pays only where Python starts many times.
+QUICK = Kind("quick", PACKAGES, compiled=False)
 
 
 def run(*command: str | Path, doing: str) -> None:
@@ -48,16 +64,16 @@ def emulated(root: Path, *command: str) -> list[str]:
     return [sys.executable, str(ROOT / "deploy" / "emulate.py"), str(root), *command]
 
 
-def unpack(arch: str, suite: str, folder: Path) -> None:
+def unpack(arch: str, suite: str, folder: Path, kind: Kind = SMALL) -> None:
     """Put the file system for an architecture and a suite into an empty folder."""
-    archive = CACHE / f"{suite}-{arch}-{FORMAT}.tar"
-    with _making:
+    archive = CACHE / f"{kind.name}-{suite}-{arch}-{FORMAT}.tar"
+    with _making[archive]:
         if not archive.exists():
-            _make(arch, suite, archive)
+            _make(arch, suite, kind, archive)
     run("tar", "--extract", "--file", archive, "--directory", folder, doing="cannot unpack the file system")
 
 
-def _make(arch: str, suite: str, archive: Path) -> None:
+def _make(arch: str, suite: str, kind: Kind, archive: Path) -> None:
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="edge-stt-root-") as name:
         tree = Path(name) / "tree"
@@ -65,14 +81,15 @@ def _make(arch: str, suite: str, archive: Path) -> None:
         run(
             *("mmdebstrap", "--quiet", "--mode=root", "--variant=extract", "--skip=cleanup/apt", f"--arch={arch}"),
             "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",  # as on every Debian since 12
-            *(f"--include={','.join(PACKAGES)}", suite, tree),
+            *(f"--include={','.join(kind.packages)}", suite, tree),
             doing=f"cannot get Debian {suite} for {arch}",
         )
         _register(tree)
         for leftover in ("var/cache/apt/archives", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale"):
             shutil.rmtree(tree / leftover, ignore_errors=True)
         run(*emulated(tree, "dpkg", "--configure", "--force-depends", *SET_UP), doing="cannot set up base packages")
-        _compile(tree, arch, suite, Path(name))
+        if kind.compiled:
+            _compile(tree, arch, suite, Path(name))
         new = archive.with_suffix(".new")
         run("tar", "--create", "--file", new, "--directory", tree, ".", doing="cannot keep the file system")
         new.replace(archive)
@@ -104,7 +121,7 @@ def _compile(tree: Path, arch: str, suite: str, work: Path) -> None:
 def _register(tree: Path) -> None:
     """Enter the unpacked packages into dpkg's database: all as installed, `SET_UP` as still to be set up."""
     database = tree / "var" / "lib" / "dpkg"
-    stanzas = []
+    stanzas = [(database / "status").read_text().strip()]  # what the hook that merges /usr has installed
     for package in sorted((tree / "var/cache/apt/archives").glob("*.deb")):
         control = subprocess.run(["dpkg-deb", "-f", package], check=True, capture_output=True, text=True).stdout
         fields = dict(re.findall(r"^([\w-]+): (.*)$", control, re.MULTILINE))
@@ -121,6 +138,6 @@ def _register(tree: Path) -> None:
         names = subprocess.run(["tar", "-t"], input=listing, check=True, capture_output=True).stdout.decode()
         lines = ["/." if line in ("./", ".") else line.removeprefix(".").rstrip("/") for line in names.splitlines()]
         (database / "info" / f"{qualified}.list").write_text("\n".join(lines) + "\n")
-    (database / "status").write_text("\n".join(stanzas))
+    (database / "status").write_text("\n\n".join(stanza.strip() for stanza in stanzas if stanza) + "\n")
     for name in ("passwd", "group"):  # what base-passwd's script does, which wants perl
         shutil.copy(tree / "usr/share/base-passwd" / f"{name}.master", tree / "etc" / name)
