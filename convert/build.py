@@ -19,7 +19,7 @@ import numpy as np
 
 from edge_stt.audio import read_audio
 from edge_stt.corpora import Clip
-from edge_stt.decoders import LEXICON_FILE, LM_FILE, PRONUNCIATION_FILE
+from edge_stt.decoders import LETTERS_FILE, LEXICON_FILE, LM_FILE, PRONUNCIATION_FILE
 from edge_stt.errors import EdgeSttError, PackageError, UsageError
 from edge_stt.features import Floats, NormalizationConfig, log_mel, normalise_utterance
 from edge_stt.interpreter import AcousticModel
@@ -295,7 +295,8 @@ def make_trial(
     )
     files = {MODEL_FILE: product.content}
     if decoding is not None:
-        files |= {n: decoding.read(n) for n in (LEXICON_FILE, LM_FILE, PRONUNCIATION_FILE) if n in decoding.files}
+        parts = (LEXICON_FILE, LM_FILE, LETTERS_FILE, PRONUNCIATION_FILE)
+        files |= {name: decoding.read(name) for name in parts if name in decoding.files}
         info = replace(info, decoding=decoding.info.decoding)
     golden = golden_input(model)
     # The golden outputs are those of the converted file itself: they prove an installation, not the conversion.

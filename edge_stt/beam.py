@@ -17,6 +17,7 @@ from .beam_search import History, Prefix, Search, choose_units, log_add
 from .decoding import DecodedWord, Hypothesis, LogProbs
 from .errors import DecodingError
 from .hotwords import BoundHotWords, HotWords, Pronouncer
+from .letter_lm import LetterModel
 from .lexicon import Lexicon
 from .lm import LanguageModel
 from .prefix_tree import PrefixTree, WordScores
@@ -55,9 +56,11 @@ class BeamDecoder:
         hot_words: HotWords | None = None,
         pronouncer: Pronouncer | None = None,
         open_vocabulary: bool = False,
+        letters: LanguageModel | None = None,
     ) -> None:
         """``lexicon``: the words to choose from; without one, and with ``open_vocabulary``, any string of characters
-        is a word. ``pronouncer`` is asked for the pronunciation of hot words outside the lexicon.
+        is a word. ``pronouncer`` is asked for the pronunciation of hot words outside the lexicon. ``letters``: a
+        language model of letters (`edge_stt.letter_lm`), where there is no lexicon.
 
         Raises `DecodingError` for parts that do not fit together.
         """
@@ -76,7 +79,12 @@ class BeamDecoder:
         scores = WordScores(self.config.lm_weight, self.config.word_insertion_bonus, self.config.unknown_word_score)
         self.tree = PrefixTree(units, scores, lexicon, lm, open_vocabulary)
         bound = BoundHotWords(hot_words, self.tree, pronouncer) if hot_words is not None else None
-        self.search = Search(self.config, self.tree, lm, bound)
+        spelling = None
+        if letters is not None:
+            if lexicon is not None:
+                raise DecodingError("a language model of letters goes without a lexicon; leave one of them out")
+            spelling = LetterModel(letters, units, self.config.letter_weight, self.config.letter_bonus)
+        self.search = Search(self.config, self.tree, lm, bound, spelling)
 
     def start(self) -> BeamState:
         """The state before the first frame."""

@@ -35,6 +35,8 @@ class BeamConfig:
     Scores, where there is a language model: its log-probability × ``lm_weight`` + ``word_insertion_bonus`` for each
     word, ``unknown_word_score`` more for one it does not know; ``score_sentence_end`` asks for the sentence's end too.
 
+    With a language model of letters: its log-probability × ``letter_weight`` + ``letter_bonus`` for each letter.
+
     ``separator_penalty``: a word may also end where the model gives no separator, as if its probability were that of
     the blank less the penalty. ``recombine``: prefixes with the same future are one, the lesser an alternative of the
     better; without it the search is Hannun's to the letter. ``history_frames``: words that ended longer ago, and that
@@ -50,6 +52,8 @@ class BeamConfig:
     word_insertion_bonus: float = 1.0
     unknown_word_score: float = -5.0
     score_sentence_end: bool = False
+    letter_weight: float = 0.6
+    letter_bonus: float = 0.0
     separator_penalty: float = INFINITY
     recombine: bool = True
     history_frames: int = 1500
@@ -65,6 +69,8 @@ class BeamConfig:
             ("lm_weight", 0.0, 100.0),
             ("word_insertion_bonus", -100.0, 100.0),
             ("unknown_word_score", -1000.0, 100.0),
+            ("letter_weight", 0.0, 100.0),
+            ("letter_bonus", -100.0, 100.0),
             ("separator_penalty", 0.0, INFINITY),
             ("history_frames", 1, INFINITY),
         ):

@@ -20,6 +20,7 @@ import numpy as np
 from .beam_config import INFINITY, BeamConfig
 from .decoding import LogProbs
 from .hotwords import Boosts, BoundHotWords
+from .letter_lm import LetterModel
 from .lm import LanguageModel, State
 from .prefix_tree import Node, PrefixTree, WordEnd, child_key
 from .traceback import Alternatives, TokenLink, WordLink, pack_tokens
@@ -35,7 +36,7 @@ class History:
     """Words so far, as the future sees them.
 
     ``key`` tells word sequences apart (a hash of 61 bits: clashes do not happen), ``future`` what can follow them:
-    language model state and hot words.
+    language model state (of words, or of letters) and hot words.
     """
 
     __slots__ = ("boosts", "future", "key", "lm_state")
@@ -51,7 +52,7 @@ class Prefix:
     ``total`` is the log-sum of ``log_blank`` (alignments that end in a blank) and ``log_unit`` (in the last unit);
     all scores are in them. ``start``, ``end`` and ``mass`` (sum of probabilities) are of the last unit's frames on the
     strongest alignment, ``tokens`` the units of the word before it, ``word`` the last whole word. ``ends`` keeps what
-    `Search.word_ends` computes.
+    `Search.word_ends` computes. ``letters`` is the state of a language model of letters.
     """
 
     __slots__ = (
@@ -60,6 +61,7 @@ class Prefix:
         "ends",
         "history",
         "key",
+        "letters",
         "log_blank",
         "log_unit",
         "mass",
@@ -78,6 +80,7 @@ class Prefix:
         self.ends: list[tuple[WordEnd, History, float]] | None = None
         self.word: WordLink | None = None
         self.tokens: TokenLink | None = None
+        self.letters: State = history.lm_state
         self.alternatives: Alternatives = {}
         self.start = self.end = 0
         self.mass = 0.0
@@ -88,7 +91,7 @@ class Prefix:
         other.history, other.node, other.key = self.history, self.node, self.key
         other.total, other.log_blank, other.log_unit = self.total, self.log_blank, self.log_unit
         other.ends, other.word, other.tokens, other.alternatives = self.ends, self.word, self.tokens, self.alternatives
-        other.start, other.end, other.mass = self.start, self.end, self.mass
+        other.start, other.end, other.mass, other.letters = self.start, self.end, self.mass, self.letters
         return other
 
     def token(self) -> TokenLink:
@@ -106,14 +109,28 @@ class Search:
     """The search over one tree with fixed settings. A beam is a list of prefixes, the best first."""
 
     def __init__(
-        self, config: BeamConfig, tree: PrefixTree, lm: LanguageModel | None, hot_words: BoundHotWords | None
+        self,
+        config: BeamConfig,
+        tree: PrefixTree,
+        lm: LanguageModel | None,
+        hot_words: BoundHotWords | None,
+        letters: LetterModel | None = None,
     ) -> None:
-        self.config, self.tree, self.lm, self.hot_words = config, tree, lm, hot_words
+        """``letters`` instead of ``lm``, where there is no lexicon."""
+        self.config, self.tree, self.lm, self.hot_words, self.letters = config, tree, lm, hot_words, letters
+        self.margin = hot_words.largest if hot_words is not None else 0.0  # by which a score can rise
+        if letters is not None:
+            self.margin += max(0.0, letters.bonus)
 
     def start(self) -> list[Prefix]:
         """The beam before the first frame."""
         boosts = self.hot_words.boosts(0) if self.hot_words is not None else None
-        history = History(1, self.lm.start_state() if self.lm is not None else (), boosts)
+        state: State = ()
+        if self.lm is not None:
+            state = self.lm.start_state()
+        elif self.letters is not None:
+            state = self.letters.start()
+        history = History(1, state, boosts)
         return [Prefix(history, self.tree.root, 0.0, -INFINITY)]
 
     def step(self, beam: list[Prefix], frame: Frame, time: int) -> list[Prefix]:  # noqa: PLR0912 - calls would cost more
@@ -122,7 +139,7 @@ class Search:
         tree = self.tree
         root, closed, unknown = tree.root, not tree.open, tree.unknown_score
         threshold = self.config.beam_threshold
-        margin = self.hot_words.largest if self.hot_words is not None else 0.0
+        margin, letters = self.margin, self.letters
         separator = max(row[SEPARATOR], row[BLANK] - self.config.separator_penalty)
         likeliest = max(pairs[0][1] if pairs else -INFINITY, separator)
         cut_off = beam[0].total + row[BLANK] - threshold  # below this nothing survives: the best prefix can always stay
@@ -137,6 +154,7 @@ class Search:
             if boosts is not None and last != SEPARATOR:
                 given += boosts.by_node.get(node.key, boosts.elsewhere)
             after_any, after_blank = prefix.total - given, prefix.log_blank - given
+            spelled = letters.row(prefix.letters) if letters is not None else None
             link: TokenLink | None = None
             get = (node.children or tree.children(node)).get
             for unit, value in pairs:
@@ -152,6 +170,8 @@ class Search:
                 log_prob = (after_blank if unit == last else after_any) + value + score
                 if boosts is not None:
                     log_prob += boosts.by_node.get(node_key, boosts.elsewhere)
+                if spelled is not None:
+                    log_prob += spelled[unit][0]
                 if log_prob <= cut_off:
                     continue
                 if log_prob - threshold > cut_off:  # noqa: PLR1730 - max() is slower
@@ -162,6 +182,8 @@ class Search:
             if node.words != () and reach + separator > cut_off:
                 for word, after, score in prefix.ends or self.word_ends(prefix):
                     log_prob = after_any + separator + score
+                    if spelled is not None:
+                        log_prob += spelled[SEPARATOR][0]
                     if log_prob > cut_off:
                         _offer(fresh, after.key ^ root.key, (log_prob, SEPARATOR, after, prefix.token(), prefix, word))
         return self._select(beam, row, fresh, time, cut_off)
@@ -210,7 +232,7 @@ class Search:
                 log_prob, unit, history, _, source, word = candidate
                 node = self.tree.root if word is not None else self.tree.grow(source.node, unit)
                 prefix = Prefix(history, node, -INFINITY, log_prob)
-                prefix.alternatives = source.alternatives if word is None else {}
+                self._inherit(prefix, source)
                 _arrive(prefix, candidate, row, time)
                 survivors.append(prefix)
         for prefix, candidate in arrivals:
@@ -220,15 +242,25 @@ class Search:
         del survivors[config.beam_width :]
         return _recombine(survivors) if created and config.recombine else survivors
 
+    def _inherit(self, prefix: Prefix, source: Prefix) -> None:
+        """Within a word a new prefix has the rivals of the one it extends, and its letters."""
+        if prefix.node.unit == SEPARATOR:
+            return
+        prefix.alternatives = source.alternatives
+        if self.letters is not None:
+            prefix.letters = self.letters.row(source.letters)[prefix.node.unit][1]
+
     def word_ends(self, prefix: Prefix) -> list[tuple[WordEnd, History, float]]:
         """The words that may end here, the histories they make, and what they add to the score; kept in the prefix."""
-        history, lm, hot_words = prefix.history, self.lm, self.hot_words
+        history, lm, hot_words, letters = prefix.history, self.lm, self.hot_words, self.letters
         ends: list[tuple[WordEnd, History, float]] = []
         for word in self.tree.words(prefix.node):
             score, lm_state, boosts = word.fixed, history.lm_state, history.boosts
             if lm is not None and word.lm_id is not None:
                 log_prob, lm_state = lm.score(lm_state, word.lm_id)
                 score += self.config.lm_weight * log_prob
+            elif letters is not None:
+                lm_state = letters.row(prefix.letters)[SEPARATOR][1]
             if boosts is not None and hot_words is not None:
                 following, gain = hot_words.hot_words.step(boosts.state, word.text)
                 score += gain

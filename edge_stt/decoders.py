@@ -24,7 +24,7 @@ from .phrases import PhraseConfig, PhraseDecoder
 from .pronunciation import Pronouncer
 from .units import SEPARATOR, UnitSet
 
-LEXICON_FILE, LM_FILE, PRONUNCIATION_FILE = "lexicon.bin", "words.lm", "pronunciations.bin"
+LEXICON_FILE, LM_FILE, LETTERS_FILE, PRONUNCIATION_FILE = "lexicon.bin", "words.lm", "letters.lm", "pronunciations.bin"
 
 
 class Decoder(Protocol):
@@ -117,8 +117,9 @@ class WithoutPriors:
 class DecodingConfig:
     """How a package is decoded: what ``decoding`` in its ``model.json`` says, tuned by `edge-stt decoder tune`.
 
-    ``decoder`` is ``greedy`` (one head, no search), ``beam`` (search without words) or ``lexicon`` (search through the
-    package's lexicon and language model) or ``phrases`` (search through a grammar); ``head`` is the head it decodes.
+    ``decoder`` is ``greedy`` (one head, no search), ``beam`` (search without words, with the package's language model
+    of letters if it has one), ``lexicon`` (search through the package's lexicon and language model) or ``phrases``
+    (search through a grammar); ``head`` is the head it decodes.
     ``log_priors`` are how often the model says each unit of that head, and ``prior_weight`` how much of that the
     lexicon decoder takes off.
     """
@@ -205,7 +206,8 @@ def build_decoder(
             raise DecodingError("greedy decoding cannot favour hot words; choose the decoder beam or lexicon")
         return GreedyDecoder(units)
     if config.decoder == "beam":
-        return BeamDecoder(units, config.beam, hot_words=hot_words)
+        letters = LanguageModel.load(package.file(LETTERS_FILE)) if LETTERS_FILE in package.files else None
+        return BeamDecoder(units, config.beam, hot_words=hot_words, letters=letters)
     if LEXICON_FILE not in package.files:
         raise DecodingError(f"{package.path} has no lexicon; choose the decoder greedy or beam")
     lm = LanguageModel.load(package.file(LM_FILE)) if LM_FILE in package.files else None

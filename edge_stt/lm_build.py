@@ -51,7 +51,8 @@ class BuildConfig:
     (order 1 is never pruned; the last number holds for the orders beyond). ``prune_entropy``: n-grams whose removal
     raises the perplexity by less than this part are left out (1e-7 is mild, 1e-8 milder); ``size``: as many are left
     out as needed for a file of so many bytes. ``memory``: bytes to count in; beyond, counts go to disk.
-    With ``normalise``, texts go through ``normaliser``, English without one.
+    With ``normalise``, texts go through ``normaliser``, English without one. With ``letters`` the model is one of
+    letters (`edge_stt.letter_lm`), not of words.
     """
 
     order: int = 3
@@ -64,6 +65,7 @@ class BuildConfig:
     normalise: bool = True
     normaliser: Normaliser | None = None
     memory: int = 1 << 30
+    letters: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.order <= MAX_ORDER:
@@ -122,7 +124,7 @@ def build(texts: Sequence[Path], config: BuildConfig, progress: Progress = lambd
     """
     with tempfile.TemporaryDirectory(prefix="edge-stt-lm-") as name:
         folder = Path(name)
-        corpus = store_corpus(texts, folder, config.normalise, progress, config.normaliser)
+        corpus = store_corpus(texts, folder, config.normalise, progress, config.normaliser, config.letters)
         vocabulary, ids = choose_vocabulary(corpus, config)
         bits = check_key_size(config.order, len(vocabulary))
         counter = NgramCounter(folder, config.memory)

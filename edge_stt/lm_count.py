@@ -19,6 +19,7 @@ from typing import IO
 import numpy as np
 
 from .errors import DataError, UsageError, reason
+from .letter_lm import spell
 from .lm import SENTENCE_END, SENTENCE_START, Array
 from .text import Normaliser, english
 
@@ -85,8 +86,9 @@ def store_corpus(
     normalise: bool = True,
     progress: Progress = lambda what, done: None,
     normaliser: Normaliser | None = None,
+    letters: bool = False,
 ) -> Corpus:
-    """Read the texts once; memory grows with the number of different words only."""
+    """Read the texts once; memory grows with the number of different words only. ``letters``: these for words."""
     numbers = _Numbers()
     number = numbers.__getitem__
     counts = np.zeros(0, np.int64)
@@ -109,7 +111,7 @@ def store_corpus(
                 progress(what, (i + done) / len(texts))
 
             for words in read_sentences(path, normalise, report, normaliser):
-                chunk.extend(map(number, words))
+                chunk.extend(map(number, spell(words) if letters else words))
                 chunk.append(0xFFFFFFFF)
                 sentences += 1
                 if len(chunk) >= _TOKENS_A_CHUNK:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .decoders import LEXICON_FILE, LM_FILE, PRONUNCIATION_FILE, DecodingConfig, build_decoder
+from .decoders import LETTERS_FILE, LEXICON_FILE, LM_FILE, PRONUNCIATION_FILE, DecodingConfig, build_decoder
 from .decoding import LogProbs
 from .errors import DataError
+from .letter_lm import LetterModel
 from .lexicon import Lexicon
 from .lm import LanguageModel
 from .package import INFO_FILE, ModelPackage, write_package
@@ -23,6 +24,7 @@ STEPS: tuple[tuple[str, tuple[float, ...]], ...] = (
     ("word_insertion_bonus", (-1.0, -0.5, 0.5, 1.0)),
     ("unknown_word_score", (-5.0, 5.0)),
 )
+LETTER_STEPS = (("letter_weight", (-0.2, -0.1, 0.1, 0.2)), ("letter_bonus", (-0.4, -0.2, 0.2, 0.4)))
 ROUNDS = 4
 
 
@@ -58,18 +60,21 @@ def attach(
     pronunciations: Path | None = None,
     decoding: DecodingConfig | None = None,
     overwrite: bool = False,
+    letters: Path | None = None,
 ) -> ModelPackage:
-    """Write ``package`` to ``out`` with a lexicon, a language model or other decoding settings.
+    """Write ``package`` to ``out`` with a lexicon, a language model (of words, of letters) or other decoding settings.
 
     Raises `EdgeSttError` when a file is not what it should be or its units are not the model's.
     """
     if lm is not None:
         LanguageModel.load(lm)
+    if letters is not None:
+        LetterModel(LanguageModel.load(letters), package.info.heads[package.info.default_head], 1.0, 0.0)
     if pronunciations is not None:
         Pronouncer.load(pronunciations)
     heads = _heads_of(package, lexicon) if lexicon is not None else []
     files = {name: package.read(name) for name in package.files}
-    added = {LEXICON_FILE: lexicon, LM_FILE: lm, PRONUNCIATION_FILE: pronunciations}
+    added = {LEXICON_FILE: lexicon, LM_FILE: lm, LETTERS_FILE: letters, PRONUNCIATION_FILE: pronunciations}
     files |= {name: path.read_bytes() for name, path in added.items() if path is not None}
     info = package.info
     if heads and decoding is None:
@@ -95,7 +100,8 @@ def tune(
     word_errors: Callable[[str, str], int],
     start: DecodingConfig | None = None,
 ) -> Iterator[Tried]:
-    """Search the weights of the language model by coordinates; yields what is tried, the best last.
+    """Search the weights of the language model (where ``start`` has the decoder ``beam``, of that of letters) by
+    coordinates; yields what is tried, the best last.
 
     ``utterances`` are log-probabilities of the decoding head (float32 ``[frames, units]``) and normalised texts.
     """
@@ -119,13 +125,13 @@ def tune(
     seen = {best.config}
     for _ in range(ROUNDS):
         before = best
-        for name, steps in STEPS:
+        for name, steps in LETTER_STEPS if config.decoder == "beam" else STEPS:
             if name == "prior_weight" and not best.config.log_priors:
                 continue
             centre = _setting(best.config, name)
             for step in steps:
                 value = round(centre + step, 3)
-                if value < 0 and name in ("lm_weight", "prior_weight"):
+                if value < 0 and name in ("lm_weight", "prior_weight", "letter_weight"):
                     continue
                 config = _with_setting(best.config, name, value)
                 if config in seen:

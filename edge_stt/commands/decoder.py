@@ -13,7 +13,7 @@ from ..beam import BeamDecoder
 from ..benchmark import TestSet, load_set, load_sets
 from ..confidence import Judged, fit_line, mend, mended, oracle_errors, reliability_svg
 from ..decoder_study import boosting, hot_table, listen, rare_words, table, with_words, without_words
-from ..decoders import DecodingConfig, WithoutPriors, choose, make_speller
+from ..decoders import LETTERS_FILE, DecodingConfig, WithoutPriors, choose, make_speller
 from ..decoding import Hypothesis
 from ..errors import UsageError
 from ..features import log_mel, normalise_utterance
@@ -46,12 +46,14 @@ def attach(
     lexicon: Annotated[Path | None, typer.Option(help="Lexicon, from `edge-stt train lexicon`.")] = None,
     lm: Annotated[Path | None, typer.Option(help="Language model, from `edge-stt lm build`.")] = None,
     pronunciations: Annotated[Path | None, typer.Option(help="Letter-to-phoneme model, for hot words.")] = None,
+    letters: Annotated[Path | None, typer.Option(help="Language model of letters, for the decoder beam.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a package with a lexicon, a language model, or both."""
-    if lexicon is None and lm is None and pronunciations is None:
-        raise UsageError("nothing to attach: give --lexicon, --lm or --pronunciations")
-    made = attach_files(ModelPackage.load(package), out, lexicon, lm, pronunciations, overwrite=overwrite)
+    if lexicon is None and lm is None and pronunciations is None and letters is None:
+        raise UsageError("nothing to attach: give --lexicon, --lm, --letters or --pronunciations")
+    loaded = ModelPackage.load(package)
+    made = attach_files(loaded, out, lexicon, lm, pronunciations, overwrite=overwrite, letters=letters)
     typer.echo(f"{out}: {made.size / 1e6:.1f} MB, decoder {DecodingConfig.of(made).decoder}")
 
 
@@ -62,13 +64,18 @@ def tune(
     out: Out,
     clips: Annotated[int, typer.Option(min=1, help="Clips to use, spread over the manifest.")] = 120,
     beam_width: Annotated[int | None, typer.Option(min=1, help="Beam width; without it, the package's.")] = None,
+    letters: Annotated[bool, typer.Option("--letters", help="Of the model of letters, its weight and bonus.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Choose prior and language model weight, word insertion bonus and unknown-word score on a dev set; store them."""
     check_destination(out, overwrite)
     require_jiwer()
     loaded = ModelPackage.load(package)
-    start = DecodingConfig.of(loaded)
+    own = start = DecodingConfig.of(loaded)
+    if letters:
+        if LETTERS_FILE not in loaded.files:
+            raise UsageError(f"{package} has no model of letters: `edge-stt decoder attach --letters` adds one")
+        start = choose(loaded, "beam")
     if beam_width is not None:
         start = replace(start, beam=replace(start.beam, beam_width=beam_width))
     acoustic, info = AcousticModel(loaded), loaded.info
@@ -86,13 +93,20 @@ def tune(
     for best in tune_weights(loaded, utterances, errors, start):
         beam = best.config.beam
         typer.echo(
-            f"prior_weight {best.config.prior_weight:.2f}  lm_weight {beam.lm_weight:.2f}  "
+            f"letter_weight {beam.letter_weight:.2f}  letter_bonus {beam.letter_bonus:+.2f}  WER {100 * best.wer:.2f} %"
+            if letters
+            else f"prior_weight {best.config.prior_weight:.2f}  lm_weight {beam.lm_weight:.2f}  "
             f"word_insertion_bonus {beam.word_insertion_bonus:+.2f}  "
             f"unknown_word_score {beam.unknown_word_score:+.1f}  WER {100 * best.wer:.2f} %",
             err=True,
         )
     assert best is not None
-    attach_files(loaded, out, decoding=best.config, overwrite=overwrite)
+    chosen = best.config
+    if letters:  # the package's decoder stays what it was
+        found = chosen.beam
+        beam = replace(own.beam, letter_weight=found.letter_weight, letter_bonus=found.letter_bonus)
+        chosen = replace(own, beam=beam)
+    attach_files(loaded, out, decoding=chosen, overwrite=overwrite)
     typer.echo(f"{out}: WER {100 * best.wer:.2f} % on {len(utterances)} clips of {manifest}")
 
 

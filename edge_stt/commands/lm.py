@@ -103,6 +103,7 @@ def build_command(
     ] = None,
     size: Annotated[str | None, typer.Option(help="Drop what matters least until the compact file fits: 6M.")] = None,
     as_is: AsIs = False,
+    letters: Annotated[bool, typer.Option("--letters", help="Of letters, for the decoder beam: --order 8.")] = False,
     language: Language = "english",
     memory: Annotated[str, typer.Option(help="Memory to count in; more goes to temporary files.")] = "1G",
 ) -> None:
@@ -120,6 +121,7 @@ def build_command(
         normalise=not as_is,
         normaliser=load_language(language).normaliser,
         memory=parse_size(memory),
+        letters=letters,
     )
     if not output.absolute().parent.is_dir():
         raise UsageError(f"there is no folder {output.absolute().parent} to write {output.name} to")

@@ -1,0 +1,68 @@
+"""A language model of letters, for decoding without a lexicon: which letter is likely to follow the last few.
+
+It is an n-gram model like that of words (`edge_stt.lm`) whose words are the units of a model, the separator written as
+`SPACE`: `edge-stt lm build --letters` makes one. Decoding with it is what V. Likhomanenko et al. call lexicon-free
+("Who needs words? Lexicon-free speech recognition", Interspeech 2019): any word can be written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .errors import DecodingError
+from .lm import LanguageModel, State
+from .units import SEPARATOR, UnitSet
+
+SPACE = "_"
+ROWS = 20_000  # kept in memory, about 1 kB each
+
+
+def spell(words: Iterable[str]) -> list[str]:
+    """Words as the letters that such a model is made of: ``the cat`` → ``t h e _ c a t``."""
+    return list(SPACE.join(words))
+
+
+class Row(dict[int, tuple[float, State]]):
+    """Scores and states after the units that were asked for: few of them come near in a search."""
+
+    def __init__(self, model: LetterModel, state: State) -> None:
+        super().__init__()
+        self._model, self._state = model, state
+
+    def __missing__(self, unit: int) -> tuple[float, State]:
+        found = self[unit] = self._model.score(self._state, unit)
+        return found
+
+
+class LetterModel:
+    """Scores of units after others; ``weight`` × log-probability + ``bonus``, natural logs."""
+
+    def __init__(self, lm: LanguageModel, units: UnitSet, weight: float, bonus: float) -> None:
+        """Raises `DecodingError` for units that are no letters, and for a model of something else."""
+        if units.kind != "characters":
+            raise DecodingError(f"a model of letters is for characters; the model speaks {units.name!r}")
+        letters = [SPACE if unit == SEPARATOR else symbol for unit, symbol in enumerate(units.symbols)]
+        known = sum(letter in lm for letter in letters[SEPARATOR:])
+        if SPACE not in lm or known < len(letters) // 2:
+            raise DecodingError("that is no language model of letters: `edge-stt lm build --letters` makes one")
+        self.lm, self.weight, self.bonus = lm, weight, bonus
+        self._ids = [lm.word_id(letter) for letter in letters]
+        self._rows: dict[State, Row] = {}
+
+    def start(self) -> State:
+        """The state before the first letter."""
+        return self.lm.start_state()
+
+    def row(self, state: State) -> Row:
+        """What units add to the score in this state, and the states after them: ``row[unit]``."""
+        found = self._rows.get(state)
+        if found is None:
+            if len(self._rows) >= ROWS:
+                self._rows.clear()
+            found = self._rows[state] = Row(self, state)
+        return found
+
+    def score(self, state: State, unit: int) -> tuple[float, State]:
+        """What one unit adds to the score, and the state after it."""
+        log_prob, after = self.lm.score(state, self._ids[unit])
+        return self.weight * log_prob + self.bonus, after
