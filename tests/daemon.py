@@ -16,6 +16,7 @@ from typing import Any, Self
 DATA = Path(__file__).parent / "data"
 MODERN = DATA / "LJ001-0002.opus"
 MODERN_TEXT = "in being comparatively modern"
+WAIT = 90.0  # seconds: what takes longer is not slow but never comes
 
 
 class Daemon:
@@ -52,7 +53,7 @@ class Daemon:
         for line in self.process.stderr:
             self.errors += line
 
-    def wait_for(self, kind: str, timeout: float = 30.0, after: int = 0) -> int:
+    def wait_for(self, kind: str, timeout: float = WAIT, after: int = 0) -> int:
         """Index after the first event of a kind from index ``after`` on; fails when it does not come."""
         end = time.monotonic() + timeout
         with self._changed:
@@ -65,13 +66,13 @@ class Daemon:
                 assert left > 0, f"no {kind!r} within {timeout} s: {self.events[after:]} {self.errors}"
                 self._changed.wait(min(left, 0.5))
 
-    def stop(self, number: int = signal.SIGTERM, timeout: float = 20.0) -> int:
+    def stop(self, number: int = signal.SIGTERM, timeout: float = WAIT) -> int:
         """Send a signal; returns the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.end(timeout)
 
-    def end(self, timeout: float = 60.0) -> int:
+    def end(self, timeout: float = WAIT) -> int:
         """Wait for the end; returns the exit code."""
         code = self.process.wait(timeout)
         for thread in self._threads:

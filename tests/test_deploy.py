@@ -110,7 +110,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     with (folder / "log").open("w") as log, subprocess.Popen(command, stderr=log) as server:
         options = f"-p {port} -i {folder}/user -o UserKnownHostsFile={folder}/known -o IdentitiesOnly=yes"
         try:
-            deadline = time.monotonic() + 15
+            deadline = time.monotonic() + 60
             while "Server listening" not in (folder / "log").read_text():
                 if server.poll() is not None or time.monotonic() > deadline:
                     pytest.skip(f"no overlay or no sshd here: {(folder / 'log').read_text().strip()[-200:]}")

@@ -37,7 +37,8 @@ def test_kinds_are_distinct_and_events_frozen() -> None:
 
 
 def test_the_time_is_now() -> None:
-    assert abs(StoppedEvent(reason="end").at - time.time()) < 1.0
+    before = time.time()
+    assert before - 0.1 <= StoppedEvent(reason="end").at <= time.time() + 0.1
 
 
 class Collector:
@@ -90,7 +91,7 @@ class Slow(QueuedSink):
         self.got: list[Event] = []
 
     def deliver(self, event: Event) -> None:
-        self.go.wait(10)
+        self.go.wait(60)
         self.got.append(event)
 
 
@@ -102,7 +103,7 @@ def test_a_slow_sink_loses_partials_before_finals_and_never_waits() -> None:
     for _ in range(100):
         sink.accept(partial)
     sink.accept(FINAL)
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < 30.0  # waiting for the sink would take longer
     assert sink.lost >= 80
     sink.go.set()
     sink.close(5.0)

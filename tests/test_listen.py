@@ -31,7 +31,7 @@ from edge_stt.settings import apply
 from edge_stt.sources import End, Gap, Item, Lost, Opened, Samples
 
 from .conftest import DEMO, ROOT
-from .daemon import MODERN, MODERN_TEXT, Daemon
+from .daemon import MODERN, MODERN_TEXT, WAIT, Daemon
 
 RATE = 16_000
 
@@ -104,7 +104,7 @@ def test_whoever_reads_standard_output_may_go() -> None:
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()
-    assert process.wait(20) == 0
+    assert process.wait(WAIT) == 0
     assert process.stderr is not None
     assert "Traceback" not in process.stderr.read()
 
@@ -116,16 +116,18 @@ class Manager:
     """The socket that systemd would give."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(str(folder / "notify"))
         self.socket.settimeout(0.2)
         self.env = {"NOTIFY_SOCKET": str(folder / "notify"), "WATCHDOG_USEC": "400000"}
         self.heard: list[str] = []
 
-    def listen(self, until: str, timeout: float = 20.0) -> None:
-        end = time.monotonic() + timeout
+    def listen(self, until: str, daemon: Daemon) -> None:
+        end = time.monotonic() + WAIT
         while not any(until in message for message in self.heard):
-            assert time.monotonic() < end, self.heard
+            assert time.monotonic() < end, (self.heard, daemon.errors)
+            assert "STOPPING" in until or daemon.process.poll() is None, daemon.errors
             try:
                 self.heard.append(self.socket.recv(4_096).decode())
             except TimeoutError:
@@ -141,50 +143,70 @@ def manager() -> Iterator[Manager]:
     shutil.rmtree(folder)
 
 
+def heard(metrics_socket: str) -> float:
+    """Seconds of audio that the daemon has recognised, as its metrics say."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(WAIT)
+        client.connect(metrics_socket)
+        client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        answer = b"".join(iter(lambda: client.recv(65_536), b"")).decode()
+    found = re.search(r"^edge_stt_audio_seconds_total (\S+)$", answer, re.MULTILINE)
+    assert found
+    return float(found[1])
+
+
 def test_systemd_is_told_and_sigterm_finishes_the_utterance(manager: Manager, tmp_path: Path) -> None:
     """A pipe that stays open with an unfinished sentence in it; the settings are changed, well and badly, meanwhile."""
     config = tmp_path / "config.toml"
     config.write_text("[endpoint]\npreset = 'relaxed'\n")
     reader, writer = os.pipe()
-    with Daemon("--input", "-", "--config", config, env=manager.env, stdin=reader) as daemon:
+    metrics = str(manager.folder / "metrics")
+    with Daemon(
+        "--input", "-", "--config", config, "--metrics-socket", metrics, env=manager.env, stdin=reader
+    ) as daemon:
         os.close(reader)
         os.write(writer, bytes(RATE))
-        manager.listen("READY=1")
-        manager.listen("WATCHDOG=1")
+        manager.listen("READY=1", daemon)
+        manager.listen("WATCHDOG=1", daemon)
         assert any(message == "STATUS=listening to standard input" for message in manager.heard)
         before = [message for message in manager.heard if message.startswith("READY")]
         assert len(before) == 1
 
-        config.write_text("[endpoint]\npreset = 'aggressive'\n")
+        config.write_text("[endpoint]\npreset = 'relaxed'\ntrailing_silence = 10.0\n")
         daemon.process.send_signal(signal.SIGHUP)
         at = daemon.wait_for("reloaded")
-        assert daemon.events[at - 1]["changed"] == ["endpoint.preset"]
-        manager.listen("RELOADING=1\nMONOTONIC_USEC=")
+        assert daemon.events[at - 1]["changed"] == ["endpoint.trailing_silence"]
+        manager.listen("RELOADING=1\nMONOTONIC_USEC=", daemon)
         config.write_text("[endpoint]\npreset = 'never'\n")
         daemon.process.send_signal(signal.SIGHUP)
-        end = time.monotonic() + 20
+        end = time.monotonic() + WAIT
         while "the settings stay as they were" not in daemon.errors:
             assert time.monotonic() < end
             time.sleep(0.05)
 
         speech = (read_audio(MODERN) * 32767).astype("<i2").tobytes()
-        os.write(writer, speech)
-        daemon.wait_for("partial", after=at)
-        time.sleep(0.5)
+        written = RATE + len(speech) + 2 * RATE  # with a second of silence, which for ten ends nothing
+        os.write(writer, speech + bytes(2 * RATE))
+        end = time.monotonic() + WAIT
+        while heard(metrics) < written / RATE / 2 - 0.5:
+            assert time.monotonic() < end
+            time.sleep(0.05)
         assert daemon.stop(signal.SIGTERM) == 0
         os.close(writer)
         final, stopped = daemon.events[-2:]
         assert (final["text"], final["reason"]) == (MODERN_TEXT, "end")
         assert stopped["reason"] == "SIGTERM"
-        manager.listen("STOPPING=1")
+        manager.listen("STOPPING=1", daemon)
 
 
-def test_a_loop_that_hangs_feeds_no_watchdog(manager: Manager) -> None:
+def test_a_loop_that_hangs_feeds_no_watchdog(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("edge_stt.notify.time.monotonic", lambda: now)
     notifier = Notifier(manager.env)
     for _ in range(3):
         notifier.alive()
-    manager.listen("WATCHDOG=1")
-    time.sleep(0.3)  # nobody calls `alive`
+    assert manager.socket.recv(100) == b"WATCHDOG=1"
+    now += 0.3  # nobody called `alive`
     with pytest.raises(TimeoutError):
         manager.socket.recv(100)
     notifier.alive()

@@ -23,6 +23,7 @@ from edge_stt.metrics import Metrics, MetricsConfig, MetricsOutput
 from edge_stt.recogniser import Word
 from edge_stt.sinks import ExecConfig, ExecSink, SocketSink
 
+WAIT = 90.0  # seconds: what takes longer is not slow but never comes
 LISTENING = ListeningEvent(device="x", rate=48_000, channels=2)
 
 
@@ -31,7 +32,7 @@ def final(number: int, text: str = "turn on the light", start: float = 0.0) -> F
     return FinalEvent(utterance=number, text=text, start=start, end=start + 1.0, confidence=0.9, words=words)
 
 
-def wait_until(condition: object, timeout: float = 15.0) -> None:
+def wait_until(condition: object, timeout: float = WAIT) -> None:
     end = time.monotonic() + timeout
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < end
@@ -49,7 +50,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def connect(path: str) -> socket.socket:
     client = socket.socket(socket.AF_UNIX)
-    client.settimeout(10.0)
+    client.settimeout(WAIT)
     client.connect(path)
     return client
 
@@ -68,7 +69,7 @@ def test_every_client_reads_everything(path: str) -> None:
     wait_until(lambda: sink.clients == 5)
     for number in range(20):
         sink.accept(final(number))
-    sink.close(5.0)
+    sink.close(WAIT)
     for client in clients:
         got = list(lines(client))
         assert [event["event"] for event in got] == ["listening"] + ["final"] * 20
@@ -91,7 +92,7 @@ def test_a_client_that_does_not_read_is_dropped_and_the_others_go_on(path: str) 
     assert sink.clients == 1
     assert len(got) == 60
     slow.close()
-    sink.close(5.0)
+    sink.close(WAIT)
 
 
 def test_clients_that_leave_or_talk_are_no_matter(path: str) -> None:
@@ -105,7 +106,7 @@ def test_clients_that_leave_or_talk_are_no_matter(path: str) -> None:
     wait_until(lambda: sink.clients == 1)
     sink.accept(final(1))
     assert next(lines(talker))["text"] == "turn on the light"
-    sink.close(5.0)
+    sink.close(WAIT)
 
 
 def test_a_stale_socket_is_replaced_and_one_in_use_is_not(path: str) -> None:
@@ -143,21 +144,21 @@ def test_a_command_gets_the_event_and_the_text(tmp_path: Path) -> None:
     sink.accept(LISTENING)
     for number in range(4):
         sink.accept(replace(final(number, f"text ; rm -rf {number}"), slots={"the-room": "attic"}))
-    sink.close(20.0)
+    sink.close(WAIT)
     assert [(tmp_path / str(n)).read_text() for n in range(4)] == [f"text ; rm -rf {n}attic" for n in range(4)]
     assert sink.lost == 0
 
 
 def test_a_command_that_hangs_is_killed_with_its_children(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     body = "child = subprocess.Popen(['sleep', '60'])\nopen(f'{out}/pid', 'w').write(str(child.pid))\ntime.sleep(60)"
-    sink = ExecSink(ExecConfig(script(tmp_path, body), timeout=2.0))
+    sink = ExecSink(ExecConfig(script(tmp_path, body), timeout=6.0))
     sink.open()
     started = time.monotonic()
     sink.accept(final(1))
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 5.0
     wait_until(lambda: sink.lost == 1)
-    sink.close(5.0)
-    assert "ran longer than 2 s and was killed" in caplog.text
+    sink.close(WAIT)
+    assert "ran longer than 6 s and was killed" in caplog.text
     child = int((tmp_path / "pid").read_text())
     state = Path(f"/proc/{child}/stat")
     wait_until(lambda: not state.exists() or state.read_text().split()[2] == "Z")
@@ -172,7 +173,7 @@ def test_no_more_run_at_once_than_allowed_and_their_failures_are_told(
     sink.open()
     for number in range(6):
         sink.accept(final(number))
-    sink.close(20.0)
+    sink.close(WAIT)
     seen = (tmp_path / "seen").read_text()
     assert len(seen) == 6
     assert set(seen) <= {"0", "1"}
@@ -196,7 +197,7 @@ def test_the_newest_utterances_are_kept(tmp_path: Path) -> None:
         recent.add(float(second), tone * (second / 30.0))
         if second >= 20:
             keeper.accept(final(second, start=second - 1.0))
-    keeper.close(10.0)
+    keeper.close(WAIT)
     kept = sorted((tmp_path / "kept").iterdir())
     assert [path.stem[-2:] for path in kept] == ["27", "28", "29"]
     with wave.open(str(kept[-1])) as file:
