@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .errors import EdgeSttError, UsageError
+from .errors import EdgeSttError
+from .exits import run_to_exit
 
 # Threads of numpy's OpenBLAS wait for their next product in a loop, and the products here are small: one computes as
 # fast and leaves the other cores alone. The network has threads of its own. (Read when numpy is first imported.)
@@ -91,36 +92,18 @@ def build_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
 
 def main() -> None:
     """Entry point of the ``edge-stt`` command."""
-    try:
-        arguments = sys.argv[1:]
-        if arguments and arguments[0] in COMMANDS:
-            build_app([arguments[0]])(prog_name="edge-stt")  # importing the others would take a tenth of a second
-        elif arguments and arguments[0] in WORKSTATION:
-            command = _workstation_command(arguments[0])
-            command(arguments[1:], prog_name=f"edge-stt {arguments[0]}", help_option_names=HELP)
-        else:
-            build_app()(prog_name="edge-stt")
-    except UsageError as error:
-        typer.echo(f"edge-stt: {error}", err=True)
-        sys.exit(2)
-    except EdgeSttError as error:
-        typer.echo(f"edge-stt: {error}", err=True)
-        sys.exit(1)
-    except BrokenPipeError:
-        # The reader went away (`| head`): not an error, and Python must not complain when it flushes.
-        _let_go_of_stdout()
-    except OSError as error:  # above all: standard output takes no more
-        _let_go_of_stdout()
-        typer.echo(f"edge-stt: {error.filename or 'cannot write output'}: {error.strerror or error}", err=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_to_exit(_run)
 
 
-def _let_go_of_stdout() -> None:
-    """What is left in its buffer must not fail a second time when Python ends."""
-    if sys.stdout is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _run() -> None:
+    arguments = sys.argv[1:]
+    if arguments and arguments[0] in COMMANDS:
+        build_app([arguments[0]])(prog_name="edge-stt")  # importing the others would take a tenth of a second
+    elif arguments and arguments[0] in WORKSTATION:
+        command = _workstation_command(arguments[0])
+        command(arguments[1:], prog_name=f"edge-stt {arguments[0]}", help_option_names=HELP)
+    else:
+        build_app()(prog_name="edge-stt")
 
 
 if __name__ == "__main__":

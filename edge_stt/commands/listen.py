@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..daemon_config import SYSTEM_PATH, DaemonConfig, check, default_path
+from ..daemon_config import SYSTEM_PATH, DaemonConfig, default_path
 from ..errors import EdgeSttError, UsageError
+from ..listen_process import Task, become
 from ..setting_flags import given as given_settings
 from ..setting_flags import with_settings
-from ..settings import load, to_toml
+from ..settings import to_toml
 from .raw_pcm import RawChannels, RawRate, raw_format
 
 
@@ -45,12 +45,9 @@ def run(
     path = config or default_path()
     given = given_settings(DaemonConfig, flags)
 
-    def read() -> DaemonConfig:
-        settings = load(DaemonConfig(), path, given)
-        check(settings)
-        return settings
-
-    settings = read()
+    raw = raw_format(rate, channels, input == "-", "--input -")
+    task = Task(None if path is None else str(path), given, input, fast, raw)
+    settings = task.settings()
     if check_config:
         settings.exec.check()
         settings.recogniser.load_options().load()
@@ -58,22 +55,7 @@ def run(
         return
     if fast and input in (None, "-"):
         raise UsageError("--fast needs --input FILE: a microphone or a pipe has its own pace")
-    _listen(settings, input, fast, raw_format(rate, channels, input == "-", "--input -"), read)
-
-
-def _listen(settings: DaemonConfig, input: str | None, fast: bool, raw: tuple[int, int], read: Any) -> None:
-    from ..daemon import Daemon
-    from ..notify import set_up_logging
-    from ..sources import FileSource, PipeSource, Source
-
-    set_up_logging(settings.log.level)
-    source: Source | None = None
-    if input is not None:
-        source = PipeSource(*raw) if input == "-" else FileSource(input, not fast)
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
-    if error := Daemon(settings, source, read).run():
-        raise EdgeSttError(error)
+    become(task)
 
 
 def _list_devices() -> None:
