@@ -30,7 +30,7 @@ KIND = rootfs.Kind(
     ),
 )
 FAST = ("-smp", "2", "-accel", "tcg,thread=multi")
-COUNTING = ("-smp", "1", "-icount", "shift=0,sleep=off")
+COUNTING = ("-smp", "1", "-icount", "shift=0")
 NETWORK = """
 [Unit]
 Description=Network of the emulator
