@@ -1,15 +1,16 @@
 """Word and character error rates: alignment, counts, and what chance could have made of them.
 
-Alignment is jiwer's (minimal edit distance); the intervals are those of M. Bisani and H. Ney, "Bootstrap estimates for
-confidence intervals in ASR performance evaluation", ICASSP 2004: whole speakers are drawn with replacement, because the
-errors of one speaker are not independent. With fewer than `MIN_SPEAKERS` speakers clips are drawn instead, which says
-less about speakers not heard.
+Alignment is jiwer's (minimal edit distance; a device has no jiwer, and counts edits alone); the intervals are those of
+M. Bisani and H. Ney, "Bootstrap estimates for confidence intervals in ASR performance evaluation", ICASSP 2004: whole
+speakers are drawn with replacement, because the errors of one speaker are not independent. With fewer than
+`MIN_SPEAKERS` speakers clips are drawn instead, which says less about speakers not heard.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -100,11 +101,32 @@ def require_jiwer() -> None:
 
 
 def count_edits(reference: Sequence[str], hypothesis: Sequence[str]) -> Counts:
-    """The fewest edits from one sequence of units (none with a space inside) to the other."""
+    """The fewest edits from one sequence of units (none with a space inside) to the other.
+
+    Without jiwer the edits are as many, but may be divided otherwise among their kinds.
+    """
     if not reference or not hypothesis:  # jiwer refuses an empty reference
         return Counts(len(reference), 0, len(reference), len(hypothesis))
+    if find_spec("jiwer") is None:
+        return _count_alone(reference, hypothesis)
     out = _jiwer().process_words(" ".join(reference), " ".join(hypothesis))
     return Counts(len(reference), out.substitutions, out.deletions, out.insertions)
+
+
+def _count_alone(reference: Sequence[str], hypothesis: Sequence[str]) -> Counts:
+    """Levenshtein's distance, row by row: of each cell (edits, substitutions, deletions, insertions)."""
+    row = [(j, 0, 0, j) for j in range(len(hypothesis) + 1)]
+    for i, unit in enumerate(reference, 1):
+        above, row = row, [(i, 0, i, 0)]
+        for j, other in enumerate(hypothesis, 1):
+            edits, *kinds = above[j - 1]
+            same = unit == other
+            diagonal = (edits + (not same), kinds[0] + (not same), kinds[1], kinds[2])
+            deletion = (above[j][0] + 1, above[j][1], above[j][2] + 1, above[j][3])
+            insertion = (row[-1][0] + 1, row[-1][1], row[-1][2], row[-1][3] + 1)
+            row.append(min(diagonal, deletion, insertion))
+    _, substitutions, deletions, insertions = row[-1]
+    return Counts(len(reference), substitutions, deletions, insertions)
 
 
 def edits(reference: list[str], hypothesis: list[str]) -> tuple[int, int]:

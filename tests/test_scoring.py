@@ -15,6 +15,7 @@ from edge_stt.errors import DataError
 from edge_stt.scoring import (
     ClipScore,
     Counts,
+    _count_alone,
     align,
     compare,
     compare_times,
@@ -218,3 +219,14 @@ def test_the_table_of_common_voice(tmp_path: Path) -> None:
 def test_what_is_no_corpus_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="neither a"):
         read(tmp_path)
+
+
+def test_a_device_without_jiwer_counts_as_many_edits() -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(200):
+        reference, hypothesis = (
+            [chr(97 + int(x)) for x in rng.integers(4, size=int(rng.integers(1, 12)))] for _ in "ab"
+        )
+        alone, jiwers = _count_alone(reference, hypothesis), count_edits(reference, hypothesis)
+        assert alone.errors == jiwers.errors
+        assert alone.units - alone.deletions + alone.insertions == len(hypothesis)

@@ -174,7 +174,8 @@ def _check_outputs(folder: Path | None, page: Path | None) -> None:
     """Say at once what would fail after an hour of measuring."""
     from ..scoring import require_jiwer
 
-    require_jiwer()
+    if page:
+        require_jiwer()
     if folder:
         from ..plot import require_matplotlib
 
