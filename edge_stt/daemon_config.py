@@ -39,7 +39,7 @@ class RecogniserConfig:
     word_insertion_bonus: float | None = setting(None, "Added for each word: more gives more.")
     hotword_file: str = setting("", "File of words to favour: phrase, tab, weight.")
     threads: int = setting(1, "Threads of the TFLite runtime.", low=1, high=64)
-    min_confidence: float = setting(0.3, "Utterances below this mean confidence (0 to 1) are left out.", low=0, high=1)
+    min_confidence: float = setting(0.5, "Utterances below this mean confidence (0 to 1) are left out.", low=0, high=1)
 
     def load_options(self) -> LoadOptions:
         """For `LoadOptions.load`."""

@@ -1,7 +1,8 @@
 """How well the end of speech is found: clips padded with noise, and for each preset delay and utterances cut off.
 
 The end of speech is where the clean clip last comes within `RANGE_DB` of its loud frames, so it does not depend on any
-model. An utterance is cut off when a pause within it was taken for its end. Noise alone shows what is made up.
+model. An utterance is cut off when a pause within it was taken for its end. Noise alone shows what is made up, and
+the speech's words in utterances below the same confidence what it costs to leave that out.
 """
 
 from __future__ import annotations
@@ -49,11 +50,16 @@ def _stretch(noise: Floats, length: int, rng: np.random.Generator) -> Floats:
 
 @dataclass
 class EndpointScore:
-    """What one preset did. ``delays``: seconds of audio between the end of speech and the end being seen."""
+    """What one preset did. ``delays``: seconds of audio between the end of speech and the end being seen.
+
+    ``doubtful`` of the ``words`` that were written are in utterances that are left out for their low confidence.
+    """
 
     clips: int = 0
     cut_off: int = 0
     missed: int = 0
+    words: int = 0
+    doubtful: int = 0
     delays: list[float] = field(default_factory=list)
 
     def delay(self, percentile: float) -> float:
@@ -75,9 +81,10 @@ def score(
     clips: Sequence[Floats],
     noises: Sequence[Floats],
     snr_db: float,
+    min_confidence: float = 0.0,
     advance: Callable[[], None] = lambda: None,
 ) -> EndpointScore:
-    """Measure one preset on clean clips, each with another of the noises."""
+    """Measure one preset on clean clips, each with another of the noises; the ratio is in dB."""
     rng = np.random.default_rng(0)
     result = EndpointScore()
     for index, clip in enumerate(clips):
@@ -86,6 +93,8 @@ def score(
         finals = listen(transcriber, endpoint, audio)
         result.clips += 1
         speech = [f for f in finals if f.words[-1].end > BEFORE and f.words[0].start < end]
+        result.words += sum(len(f.words) for f in speech)
+        result.doubtful += sum(len(f.words) for f in speech if f.confidence < min_confidence)
         result.cut_off += any(f.reason == "pause" and f.heard < end for f in speech)
         ends = [f.heard for f in finals if f.heard >= end and f.reason != "end"]
         if ends:
@@ -98,17 +107,16 @@ def score(
 
 @dataclass
 class NoiseScore:
-    """What was made up from noise alone."""
+    """What was made up from noise alone, and how many utterances were ``rejected`` for their low confidence."""
 
     seconds: float = 0.0
     words: int = 0
     utterances: int = 0
-    confidences: list[float] = field(default_factory=list)
+    rejected: int = 0
 
-    @property
-    def words_per_hour(self) -> float:
-        """Words that nobody said, in an hour of noise."""
-        return self.words / self.seconds * 3600.0 if self.seconds else float("nan")
+    def per_minute(self, count: int) -> float:
+        """So many in a minute of noise."""
+        return count / self.seconds * 60.0 if self.seconds else float("nan")
 
 
 def score_noise(
@@ -125,10 +133,10 @@ def score_noise(
         audio = np.clip(noise * np.float32(10.0 ** (LEVEL_DB / 20.0) / level), -1.0, 1.0)
         result.seconds += len(noise) / SAMPLE_RATE
         for final in listen(transcriber, endpoint, audio):
-            confidence = float(np.mean([word.confidence for word in final.words]))
-            result.confidences.append(confidence)
-            if confidence >= min_confidence:
+            if final.confidence >= min_confidence:
                 result.words += len(final.words)
                 result.utterances += 1
+            else:
+                result.rejected += 1
         advance()
     return result

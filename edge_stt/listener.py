@@ -136,8 +136,7 @@ class Utterances:
         self._publish(NothingEvent(utterance=self._number))
 
     def _finish(self, final: Final, compute: float, reason: str) -> None:
-        confidence = sum(word.confidence for word in final.words) / len(final.words)
-        if final.score is None and confidence < self._min_confidence:  # phrases have a threshold of their own
+        if final.score is None and final.confidence < self._min_confidence:  # phrases have a threshold of their own
             self._reject()
             return
         self._begun = False
@@ -151,7 +150,7 @@ class Utterances:
             text=final.text,
             start=round(base + final.start, 3),
             end=round(base + final.end, 3),
-            confidence=round(confidence, 4),
+            confidence=round(final.confidence, 4),
             words=words,
             reason=reason or final.reason,
             delay=round(max(0.0, final.heard - final.words[-1].end), 3),

@@ -48,6 +48,11 @@ class Final:
     score: float | None = None
     slots: dict[str, SlotValue] | None = None
 
+    @property
+    def confidence(self) -> float:
+        """The mean of its words' confidences, 0..1."""
+        return sum(word.confidence for word in self.words) / len(self.words)
+
 
 class StreamingTranscriber:
     """Takes 16 kHz audio in pieces of any size and gives events; shares the model of a `Transcriber`.

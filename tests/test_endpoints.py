@@ -56,6 +56,14 @@ def test_cut_off_and_delay_are_counted() -> None:
     silent = score_noise(transcriber, PRESETS["default"], [noise])
     assert silent.words == 0
     assert silent.seconds == 4.0
+    spoken = score_noise(transcriber, PRESETS["default"], [speech])  # taken for noise: all its words are made up
+    assert (spoken.utterances, spoken.rejected) == (1, 0)
+    assert spoken.words > 2
+    assert spoken.per_minute(1) == pytest.approx(60 * RATE / len(speech))
+    doubted = score_noise(transcriber, PRESETS["default"], [speech], min_confidence=1.0)
+    assert (doubted.words, doubted.utterances, doubted.rejected) == (0, 0, 1)
+    doubted_speech = score(transcriber, PRESETS["default"], [speech], [noise], 30.0, min_confidence=1.0)
+    assert doubted_speech.doubtful == doubted_speech.words > 2
 
 
 def test_the_gate_tells_speech_from_a_fan_and_learns_the_fan() -> None:
@@ -94,6 +102,12 @@ def test_the_command_prints_the_table(tmp_path: Path) -> None:
     assert [row["preset"] for row in rows] == list(PRESETS)
     assert all(row["clips"] == 1 and row["cut_off"] == 0.0 for row in rows)
     assert rows[0]["delay_p50"] < rows[1]["delay_p50"] < rows[2]["delay_p50"]
-    assert rows[0]["noise_hours"] == 0.001  # that labelled speech was left out
+    assert rows[0]["noise_minutes"] == 0.05  # that labelled speech was left out
+    assert rows[0]["noise_words_per_minute"] == 0.0
+    alone = [*command[:4], *command[5:-1], "--preset", "default"]  # noise without speech, as a table
+    done = subprocess.run(alone, cwd=tmp_path, capture_output=True, text=True, check=True)
+    head, row = (line.split("  ") for line in done.stdout.splitlines())
+    assert [cell.strip() for cell in head if cell.strip()][:2] == ["preset", "noise, min"]
+    assert [cell.strip() for cell in row if cell.strip()][:3] == ["default", "0.05", "0.0"]
     refused = subprocess.run([*command, "--preset", "quick"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (refused.returncode, "unknown preset 'quick'" in refused.stderr) == (2, True)

@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from ..daemon_config import RecogniserConfig
 from ..errors import DataError, UsageError
 
 SPEECH_LABELS = {"speech", "music"}  # of noises with voices in them
 
 
 def endpoints(
-    manifest: Annotated[Path, typer.Argument(help="JSONL manifest of clean speech.")],
     noise: Annotated[Path, typer.Option(help="JSONL manifest of noise.")],
+    manifest: Annotated[
+        Path | None, typer.Argument(help="JSONL manifest of clean speech; without it, only the noise is listened to.")
+    ] = None,
     model: Annotated[Path | None, typer.Option(help="Model package; without it, the active one.")] = None,
     decoder: Annotated[str | None, typer.Option(help="greedy, beam or lexicon; without it, the model's own.")] = None,
     preset: Annotated[list[str] | None, typer.Option(help="Preset; repeat for several. Without it, all.")] = None,
     snr: Annotated[float, typer.Option(help="Signal-to-noise ratio in dB.")] = 20.0,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many clips, evenly spread.")] = None,
-    min_confidence: Annotated[float, typer.Option(help="Noise: utterances below it are left out.")] = 0.3,
+    min_confidence: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Utterances below it are left out.")
+    ] = RecogniserConfig.min_confidence,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON line for each preset instead of a table.")] = False,
 ) -> None:
     """Print median delay and cut-off rate of endpoint presets on clips padded with noise, and words made up of noise.
 
-    Noises labelled speech or music are left out: there is somebody to be heard in them.
+    Noises labelled speech or music are left out: there is somebody to be heard in them. All is heard as `edge-stt
+    listen` hears it; "doubtful" are words of the speech in utterances that are left out like those made up.
     """
     from ..audio import read_audio
     from ..corpora import read_manifest
@@ -48,32 +54,66 @@ def endpoints(
         chosen = [found[int(i * step)] for i in range(min(len(found), most or len(found)))]
         return [read_audio(clip.path) for clip in chosen]
 
-    clips, noises = load(manifest, limit, True), load(noise, limit, False)
+    clips = load(manifest, limit, True) if manifest is not None else []
+    noises = load(noise, limit, False)
     transcriber = load_model(model, decoder=decoder)
-    if not as_json:
-        typer.echo("preset      clips  delay p50  delay p90  cut off  missed  words/h of noise")
+    rows = Table(as_json)
     for name in names:
-        result = score(transcriber, PRESETS[name], clips, noises, snr)
-        made_up = score_noise(transcriber, PRESETS[name], noises, min_confidence)
-        cut_off = result.cut_off / result.clips
-        if as_json:
-            data = {
-                "preset": name,
+        row: dict[str, Any] = {"preset": name}
+        if clips:
+            result = score(transcriber, PRESETS[name], clips, noises, snr, min_confidence)
+            row |= {
                 "snr": snr,
                 "clips": result.clips,
                 "delay_p50": round(result.delay(50), 3),
                 "delay_p90": round(result.delay(90), 3),
-                "cut_off": round(cut_off, 4),
+                "cut_off": round(result.cut_off / result.clips, 4),
                 "missed": result.missed,
-                "noise_hours": round(made_up.seconds / 3600, 3),
-                "noise_words_per_hour": round(made_up.words_per_hour, 1),
+                "doubtful": round(result.doubtful / max(1, result.words), 4),
             }
-            typer.echo(json.dumps(data))
-        else:
-            typer.echo(
-                f"{name:<10}  {result.clips:>5}  {result.delay(50):>7.2f} s  {result.delay(90):>7.2f} s"
-                f"  {cut_off:>6.1%}  {result.missed:>6}  {made_up.words_per_hour:>16.0f}"
-            )
+        made_up = score_noise(transcriber, PRESETS[name], noises, min_confidence)
+        row |= {
+            "noise_minutes": round(made_up.seconds / 60, 2),
+            "noise_words_per_minute": round(made_up.per_minute(made_up.words), 2),
+            "noise_utterances_per_minute": round(made_up.per_minute(made_up.utterances), 2),
+            "noise_rejected_per_minute": round(made_up.per_minute(made_up.rejected), 2),
+        }
+        rows.add(row)
+
+
+HEADS = {
+    "preset": "preset",
+    "snr": "SNR, dB",
+    "clips": "clips",
+    "delay_p50": "delay p50",
+    "delay_p90": "delay p90",
+    "cut_off": "cut off",
+    "missed": "missed",
+    "doubtful": "doubtful",
+    "noise_minutes": "noise, min",
+    "noise_words_per_minute": "words/min of it",
+    "noise_utterances_per_minute": "utterances/min",
+    "noise_rejected_per_minute": "rejected/min",
+}
+
+
+class Table:
+    """Rows as they come: JSON lines, or columns under the `HEADS` of what is in the first."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json, self._begun = as_json, False
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Print one."""
+        if self._as_json:
+            typer.echo(json.dumps(row))
+            return
+        widths = {key: max(len(HEADS[key]), 10) for key in row}
+        if not self._begun:
+            typer.echo("  ".join(HEADS[key].rjust(width) for key, width in widths.items()))
+        self._begun = True
+        shown = {key: f"{row[key]:.1%}" if key in ("cut_off", "doubtful") else str(row[key]) for key in row}
+        typer.echo("  ".join(shown[key].rjust(width) for key, width in widths.items()))
 
 
 def _label(source: str) -> str:
