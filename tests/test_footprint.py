@@ -19,10 +19,11 @@ MOST = 120.0  # MB, of both processes
 
 
 def resident(pid: int) -> float:
-    """Megabytes that a process and its children have in memory, what they share counted for each."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    return int(status.split("VmRSS:")[1].split()[0]) / 1024 + sum(map(resident, map(int, children)))
+    """Megabytes that a process and its children have in memory, shared pages by the share of each (Pss)."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+    threads = Path(f"/proc/{pid}/task").glob("*/children")  # each has those that it began
+    children = [int(child) for thread in threads for child in thread.read_text(encoding="ascii").split()]
+    return int(rollup.split("Pss:")[1].split()[0]) / 1024 + sum(map(resident, children))
 
 
 def test_the_daemon_has_forgotten_the_command_line() -> None:
