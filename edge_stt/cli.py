@@ -23,6 +23,7 @@ COMMANDS = (
     "listen",
     "serve",
     "endpoints",
+    "wake",
     "doctor",
     "bench",
     "lm",

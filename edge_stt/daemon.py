@@ -118,14 +118,13 @@ class Daemon:
         self.notifier.reloading()
         try:
             config = self._reread()
-            transcriber = config.recogniser.load_options().load()
+            self.utterances.use(config.recogniser.load_options().load(), config)
         except EdgeSttError as error:
             logger.error("the settings stay as they were: %s", error)
             self.notifier.ready()
             return
         changed, self.config = differences(self.config, config), config
         set_up_logging(config.log.level)
-        self.utterances.use(transcriber, config)
         for output in OUTPUTS:
             if _touches(changed, output.sections):
                 self._replace(output)

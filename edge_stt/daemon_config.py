@@ -14,6 +14,7 @@ from .model_store import ModelsConfig
 from .mqtt import MqttConfig
 from .settings import ConfigError, setting
 from .sinks import ExecConfig
+from .wake_config import WakeConfig
 
 SYSTEM_PATH = Path("/etc/edge-stt/config.toml")
 
@@ -100,6 +101,7 @@ class DaemonConfig:
 
     recogniser: RecogniserConfig = field(default_factory=RecogniserConfig)
     microphone: MicrophoneConfig = field(default_factory=MicrophoneConfig)
+    wake: WakeConfig = field(default_factory=WakeConfig)
     endpoint: EndpointSettings = field(default_factory=EndpointSettings)
     gate: GateSettings = field(default_factory=GateSettings)
     output: OutputConfig = field(default_factory=OutputConfig)
@@ -119,6 +121,7 @@ def check(config: DaemonConfig) -> None:
         if len(os.fsencode(path)) > 107:  # sockaddr_un
             raise ConfigError(f"{path}: too long for a Unix socket (107 bytes at most)")
     config.mqtt.check()
+    config.wake.check()
     endpoint = config.endpoint.resolve()
     if endpoint.trailing_silence >= endpoint.longest or endpoint.shortest >= endpoint.longest:
         raise ConfigError("endpoint.trailing_silence and endpoint.shortest must be less than endpoint.longest")

@@ -77,6 +77,17 @@ class OverflowEvent(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WakeEvent(Event):
+    """The wake phrase was said, with a ``score`` of 0..1; what follows it is recognised."""
+
+    kind = "wake"
+    text: str
+    start: float
+    end: float
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class SpeechEvent(Event):
     """Somebody speaks: the first unit of ``utterance`` was heard. Its final follows, or a `NothingEvent`.
 

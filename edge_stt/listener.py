@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .audio import SAMPLE_RATE
@@ -25,6 +25,7 @@ from .events import (
     SpeechEvent,
     StoppedEvent,
     WaitingEvent,
+    WakeEvent,
 )
 from .features import Floats
 from .metrics import Metrics
@@ -32,6 +33,7 @@ from .notify import Notifier
 from .recogniser import Transcriber
 from .sources import End, Gap, Item, Lost, Opened, Samples, Source, Waiting
 from .streaming import Final, Partial, StreamingTranscriber
+from .wake import WakefulStream, Woken
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ class Utterances:
 
     def __init__(self, publish: Callable[[Event], None], metrics: Metrics) -> None:
         self._publish, self._metrics = publish, metrics
-        self._stream: StreamingTranscriber | None = None
+        self._stream: StreamingTranscriber | WakefulStream | None = None
         self._min_confidence = 0.0
         self._base = 0.0  # daemon's seconds at which the recogniser's began
         self._heard = 0  # samples since
@@ -73,10 +75,18 @@ class Utterances:
         return self._begun
 
     def use(self, transcriber: Transcriber, config: DaemonConfig) -> None:
-        """Recognise with this from now on. What was going on is ended first."""
+        """Recognise with this from now on, when what was going on has been ended.
+
+        Raises `EdgeSttError`, with nothing changed, for a wake phrase that cannot be heard.
+        """
+        endpoint, gate = config.endpoint.resolve(), config.gate if config.gate.enabled else None
+        stream: StreamingTranscriber | WakefulStream = (
+            WakefulStream(transcriber, config.wake, endpoint, gate)
+            if config.wake.phrase
+            else StreamingTranscriber(transcriber, endpoint, gate)
+        )
         self.end("end")
-        gate = config.gate if config.gate.enabled else None
-        self._stream = StreamingTranscriber(transcriber, config.endpoint.resolve(), gate)
+        self._stream = stream
         self._min_confidence = config.recogniser.min_confidence
 
     def accept(self, samples: Floats) -> None:
@@ -85,7 +95,7 @@ class Utterances:
         if self.recent is not None:
             self.recent.add(self.clock, samples)
         began = time.perf_counter()
-        results = self._stream.accept_audio(samples)
+        results: Sequence[Partial | Final | Woken] = self._stream.accept_audio(samples)
         compute = time.perf_counter() - began
         self._heard += len(samples)
         seconds = len(samples) / SAMPLE_RATE
@@ -109,9 +119,13 @@ class Utterances:
             self.end("gap")
         self._base += seconds
 
-    def _tell(self, results: list[Partial | Final], compute: float, reason: str = "") -> None:
+    def _tell(self, results: Sequence[Partial | Final | Woken], compute: float, reason: str = "") -> None:
         assert self._stream is not None
         for result in results:
+            if isinstance(result, Woken):
+                start, end = (round(self._base + time, 3) for time in (result.start, result.end))
+                self._publish(WakeEvent(text=result.text, start=start, end=end, score=result.score))
+                continue
             self._begin(result.start)
             if isinstance(result, Partial):
                 stable = " ".join(result.text.split()[: result.stable])
