@@ -121,7 +121,8 @@ class DecodingConfig:
     of letters if it has one), ``lexicon`` (search through the package's lexicon and language model) or ``phrases``
     (search through a grammar); ``head`` is the head it decodes.
     ``log_priors`` are how often the model says each unit of that head, and ``prior_weight`` how much of that the
-    lexicon decoder takes off.
+    lexicon decoder takes off; ``letter_log_priors`` and ``letter_prior_weight`` the same for characters, where the
+    decoder ``beam`` has a language model of letters.
     """
 
     decoder: str = "greedy"
@@ -130,6 +131,8 @@ class DecodingConfig:
     log_priors: tuple[float, ...] = ()
     beam: BeamConfig = field(default_factory=BeamConfig)
     phrases: PhraseConfig = field(default_factory=PhraseConfig)
+    letter_prior_weight: float = 0.0
+    letter_log_priors: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, package: ModelPackage) -> DecodingConfig:
@@ -146,16 +149,26 @@ class DecodingConfig:
             set(data) - {f.name for f in fields(cls)}
         ):
             raise DecodingError(f"the package's decoding settings have {unknown[0]!r}: update edge-stt")
-        log_priors = tuple(data.pop("log_priors", ()))
+        log_priors, letter_log_priors = (tuple(data.pop(name, ())) for name in ("log_priors", "letter_log_priors"))
         settings = BeamConfig(**beam, confidence=ConfidenceConfig(**confidence))
-        return cls(**data, log_priors=log_priors, beam=settings, phrases=PhraseConfig(**phrases))
+        return cls(
+            **data,
+            log_priors=log_priors,
+            letter_log_priors=letter_log_priors,
+            beam=settings,
+            phrases=PhraseConfig(**phrases),
+        )
 
     def to_data(self) -> dict[str, Any]:
         """Plain data for ``model.json``: what differs from the defaults."""
         beam = {k: v for k, v in asdict(self.beam).items() if k != "confidence" and v != getattr(BeamConfig(), k)}
         if self.beam.confidence != ConfidenceConfig():
             beam["confidence"] = asdict(self.beam.confidence)
-        data = {**asdict(self), "log_priors": [round(x, 4) for x in self.log_priors], "beam": beam}
+        data = {**asdict(self), "beam": beam}
+        for name in ("log_priors", "letter_log_priors"):
+            data[name] = [round(x, 4) for x in data[name]]
+        if not self.letter_log_priors:
+            del data["letter_log_priors"], data["letter_prior_weight"]
         phrases = {k: v for k, v in data.pop("phrases").items() if v != getattr(PhraseConfig(), k)}
         return {**data, "phrases": phrases} if phrases else data
 
@@ -166,7 +179,8 @@ def choose(package: ModelPackage, decoder: str | None = None, beam_width: int | 
     if decoder == "greedy":
         config = replace(config, decoder="greedy", head=package.info.default_head)
     elif decoder == "beam":
-        config = replace(config, decoder="beam", head=package.info.default_head)
+        weight, priors = config.letter_prior_weight, config.letter_log_priors
+        config = replace(config, decoder="beam", head=package.info.default_head, prior_weight=weight, log_priors=priors)
     elif decoder == "lexicon":
         config = replace(config, decoder="lexicon")
     elif decoder == "phrases":
@@ -207,13 +221,18 @@ def build_decoder(
         return GreedyDecoder(units)
     if config.decoder == "beam":
         letters = LanguageModel.load(package.file(LETTERS_FILE)) if LETTERS_FILE in package.files else None
-        return BeamDecoder(units, config.beam, hot_words=hot_words, letters=letters)
+        free = BeamDecoder(units, config.beam, hot_words=hot_words, letters=letters)
+        return _without_priors(free, config, units) if letters is not None else free
     if LEXICON_FILE not in package.files:
         raise DecodingError(f"{package.path} has no lexicon; choose the decoder greedy or beam")
     lm = LanguageModel.load(package.file(LM_FILE)) if LM_FILE in package.files else None
     lexicon = Lexicon.load(package.file(LEXICON_FILE))
     pronouncer = _pronouncer(package) if hot_words is not None else None
-    decoder = BeamDecoder(units, config.beam, lexicon, lm, hot_words, pronouncer)
+    return _without_priors(BeamDecoder(units, config.beam, lexicon, lm, hot_words, pronouncer), config, units)
+
+
+def _without_priors(decoder: Decoder, config: DecodingConfig, units: UnitSet) -> Decoder:
+    """The decoder, with as much of the priors taken off as the settings say."""
     if not config.prior_weight:
         return decoder
     if len(config.log_priors) != len(units):

@@ -24,7 +24,11 @@ STEPS: tuple[tuple[str, tuple[float, ...]], ...] = (
     ("word_insertion_bonus", (-1.0, -0.5, 0.5, 1.0)),
     ("unknown_word_score", (-5.0, 5.0)),
 )
-LETTER_STEPS = (("letter_weight", (-0.2, -0.1, 0.1, 0.2)), ("letter_bonus", (-0.4, -0.2, 0.2, 0.4)))
+LETTER_STEPS: tuple[tuple[str, tuple[float, ...]], ...] = (
+    ("letter_bonus", (-0.4, -0.2, 0.2, 0.4)),
+    ("prior_weight", (-0.15, 0.15, 0.3)),
+    ("letter_weight", (-0.1, 0.1, 0.2)),
+)
 ROUNDS = 4
 
 
@@ -118,7 +122,7 @@ def tune(
         return Tried(config, errors / words)
 
     config = start or DecodingConfig.of(package)
-    if config.decoder == "lexicon":
+    if config.decoder in ("lexicon", "beam"):
         config = replace(config, log_priors=log_priors(utterances))
     best = measure(config)
     yield best

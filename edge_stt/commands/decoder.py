@@ -92,20 +92,19 @@ def tune(
     best = None
     for best in tune_weights(loaded, utterances, errors, start):
         beam = best.config.beam
-        typer.echo(
-            f"letter_weight {beam.letter_weight:.2f}  letter_bonus {beam.letter_bonus:+.2f}  WER {100 * best.wer:.2f} %"
-            if letters
-            else f"prior_weight {best.config.prior_weight:.2f}  lm_weight {beam.lm_weight:.2f}  "
-            f"word_insertion_bonus {beam.word_insertion_bonus:+.2f}  "
-            f"unknown_word_score {beam.unknown_word_score:+.1f}  WER {100 * best.wer:.2f} %",
-            err=True,
-        )
+        weights = [f"prior_weight {best.config.prior_weight:.2f}"]
+        if letters:
+            weights += [f"letter_weight {beam.letter_weight:.2f}", f"letter_bonus {beam.letter_bonus:+.2f}"]
+        else:
+            weights += [f"lm_weight {beam.lm_weight:.2f}", f"word_insertion_bonus {beam.word_insertion_bonus:+.2f}"]
+            weights += [f"unknown_word_score {beam.unknown_word_score:+.1f}"]
+        typer.echo("  ".join([*weights, f"WER {100 * best.wer:.2f} %"]), err=True)
     assert best is not None
     chosen = best.config
     if letters:  # the package's decoder stays what it was
-        found = chosen.beam
-        beam = replace(own.beam, letter_weight=found.letter_weight, letter_bonus=found.letter_bonus)
-        chosen = replace(own, beam=beam)
+        beam = replace(own.beam, letter_weight=chosen.beam.letter_weight, letter_bonus=chosen.beam.letter_bonus)
+        weight, priors = chosen.prior_weight, chosen.log_priors
+        chosen = replace(own, beam=beam, letter_prior_weight=weight, letter_log_priors=priors)
     attach_files(loaded, out, decoding=chosen, overwrite=overwrite)
     typer.echo(f"{out}: WER {100 * best.wer:.2f} % on {len(utterances)} clips of {manifest}")
 
