@@ -171,7 +171,7 @@ class Search:
                 if boosts is not None:
                     log_prob += boosts.by_node.get(node_key, boosts.elsewhere)
                 if spelled is not None:
-                    log_prob += spelled[unit][0]
+                    log_prob += spelled[unit]
                 if log_prob <= cut_off:
                     continue
                 if log_prob - threshold > cut_off:  # noqa: PLR1730 - max() is slower
@@ -183,7 +183,7 @@ class Search:
                 for word, after, score in prefix.ends or self.word_ends(prefix):
                     log_prob = after_any + separator + score
                     if spelled is not None:
-                        log_prob += spelled[SEPARATOR][0]
+                        log_prob += spelled[SEPARATOR]
                     if log_prob > cut_off:
                         _offer(fresh, after.key ^ root.key, (log_prob, SEPARATOR, after, prefix.token(), prefix, word))
         return self._select(beam, row, fresh, time, cut_off)
@@ -248,7 +248,7 @@ class Search:
             return
         prefix.alternatives = source.alternatives
         if self.letters is not None:
-            prefix.letters = self.letters.row(source.letters)[prefix.node.unit][1]
+            prefix.letters = self.letters.after(source.letters, prefix.node.unit)
 
     def word_ends(self, prefix: Prefix) -> list[tuple[WordEnd, History, float]]:
         """The words that may end here, the histories they make, and what they add to the score; kept in the prefix."""
@@ -260,7 +260,7 @@ class Search:
                 log_prob, lm_state = lm.score(lm_state, word.lm_id)
                 score += self.config.lm_weight * log_prob
             elif letters is not None:
-                lm_state = letters.row(prefix.letters)[SEPARATOR][1]
+                lm_state = letters.after(prefix.letters, SEPARATOR)
             if boosts is not None and hot_words is not None:
                 following, gain = hot_words.hot_words.step(boosts.state, word.text)
                 score += gain

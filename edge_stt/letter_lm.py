@@ -22,14 +22,14 @@ def spell(words: Iterable[str]) -> list[str]:
     return list(SPACE.join(words))
 
 
-class Row(dict[int, tuple[float, State]]):
-    """Scores and states after the units that were asked for: few of them come near in a search."""
+class Row(dict[int, float]):
+    """Scores of the units that were asked for: few of them come near in a search."""
 
     def __init__(self, model: LetterModel, state: State) -> None:
         super().__init__()
         self._model, self._state = model, state
 
-    def __missing__(self, unit: int) -> tuple[float, State]:
+    def __missing__(self, unit: int) -> float:
         found = self[unit] = self._model.score(self._state, unit)
         return found
 
@@ -54,7 +54,7 @@ class LetterModel:
         return self.lm.start_state()
 
     def row(self, state: State) -> Row:
-        """What units add to the score in this state, and the states after them: ``row[unit]``."""
+        """What units add to the score in this state: ``row[unit]``."""
         found = self._rows.get(state)
         if found is None:
             if len(self._rows) >= ROWS:
@@ -62,7 +62,10 @@ class LetterModel:
             found = self._rows[state] = Row(self, state)
         return found
 
-    def score(self, state: State, unit: int) -> tuple[float, State]:
-        """What one unit adds to the score, and the state after it."""
-        log_prob, after = self.lm.score(state, self._ids[unit])
-        return self.weight * log_prob + self.bonus, after
+    def score(self, state: State, unit: int) -> float:
+        """What one unit adds to the score."""
+        return self.weight * self.lm.log_prob(state, self._ids[unit]) + self.bonus
+
+    def after(self, state: State, unit: int) -> State:
+        """The state after one unit."""
+        return self.lm.score(state, self._ids[unit])[1]

@@ -127,6 +127,16 @@ class LanguageModel:
         """Natural log-probability of the word in this state, and the state after it. ``</s>`` is a word like others."""
         return self._cached_score(state, word_id)
 
+    def log_prob(self, state: State, word_id: int) -> float:
+        """As `score`, without the state after the word, which costs more than the score."""
+        total = 0.0
+        for _, words, codes, log_probs, low, high, backoff in self._contexts(state):
+            i = bisect_left(words, word_id, low, high)
+            if i < high and words[i] == word_id:
+                return total + log_probs[codes[i]]
+            total += backoff
+        return total + self.levels[0].log_probs[word_id]
+
     def score_sentence(self, words: Sequence[str]) -> list[float]:
         """Natural log-probabilities of the words of one sentence and, last, of its end."""
         state, scores = self._start_state, []
