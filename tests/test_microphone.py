@@ -241,7 +241,7 @@ OPEN = 'out.write(json.dumps({"device": "fake", "rate": 16000, "channels": 1}).e
 def test_a_stream_that_overflows_is_counted(tmp_path: Path) -> None:
     body = OPEN + "send(bytes(3200))\ntime.sleep(2)\nsend(bytes(3200), 1)\nsend(bytes(3200))\n"
     began = time.monotonic()
-    microphone = Microphone(MicrophoneConfig(), fake(tmp_path, body))
+    microphone = Microphone(MicrophoneConfig(loss_timeout=60.0), fake(tmp_path, body))
     microphone.open()
     found = items_of(microphone, Lost)
     microphone.close()
@@ -252,7 +252,7 @@ def test_a_stream_that_overflows_is_counted(tmp_path: Path) -> None:
 
 
 def test_a_device_that_goes_away_is_tried_again(tmp_path: Path) -> None:
-    microphone = Microphone(MicrophoneConfig(), fake(tmp_path, OPEN + "send(bytes(3200))\n"))
+    microphone = Microphone(MicrophoneConfig(loss_timeout=60.0), fake(tmp_path, OPEN + "send(bytes(3200))\n"))
     microphone.open()
     found = items_of(microphone, Lost)
     found += items_of(microphone, Opened)
@@ -263,7 +263,7 @@ def test_a_device_that_goes_away_is_tried_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("body", ["os._exit(9)", "out.write(b'nonsense\\n')", "os.kill(os.getpid(), 11)"])
 def test_libraries_that_crash_are_survived(tmp_path: Path, body: str) -> None:
-    microphone = Microphone(MicrophoneConfig(), fake(tmp_path, body))
+    microphone = Microphone(MicrophoneConfig(loss_timeout=60.0), fake(tmp_path, body))
     microphone.open()
     assert isinstance(items_of(microphone, Waiting)[-1], Waiting)
     microphone.close()
