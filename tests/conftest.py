@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,11 @@ from edge_stt.units import ARPABET, ENGLISH_CHARACTERS
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "edge_stt" / "data"
 DEMO = DATA / "demo.opus"
+
+
+# What a shell starts in the background ignores Ctrl-C, and so would all programs that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

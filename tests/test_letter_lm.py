@@ -133,7 +133,7 @@ def test_a_package_carries_it(letters: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     package, shipped = ModelPackage.load(out), ModelPackage.load(DEFAULT_MODEL)
     assert DecodingConfig.of(package) == DecodingConfig.of(shipped)  # its decoder stays
-    decoder = build_decoder(package, choose(package, "beam"))
+    decoder = build_decoder(package, replace(choose(package, "beam"), prior_weight=0.0))
     assert isinstance(decoder, BeamDecoder)
     assert decoder.search.letters is not None
 

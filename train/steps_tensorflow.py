@@ -31,7 +31,11 @@ class TensorFlowSteps:
         self.model = network.training_model(config.batches.masked_statistics)
         self.optimizer = make_optimizer(config.optimizer, config.steps, self.model.trainable_variables)
         self.average = [tf.Variable(v.value, trainable=False) for v in self.model.trainable_variables]
-        self._train = tf.function(self._compute, reduce_retracing=True)
+        # One graph for all shapes: workers that made theirs at different steps would not understand one another.
+        labels = {head: tf.SparseTensorSpec([None, None], tf.int32) for head in network.heads}
+        frames = tf.TensorSpec([None, None, self.model.inputs[0].shape[-1]], tf.float32)
+        shapes = [frames, tf.TensorSpec([None, None, 1], tf.float32), tf.TensorSpec([None], tf.int32), labels]
+        self._train = tf.function(self._compute, input_signature=shapes)
         self._forward = tf.function(lambda x, m: self.model([x, m], training=False), reduce_retracing=True)
 
     def train(self, batch: Batch) -> dict[str, float]:
@@ -68,7 +72,8 @@ class TensorFlowSteps:
             return values
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
 
-    def _compute(self, *batch: Any) -> tuple[Any, Any]:
+    def _compute(self, log_mel: Any, mask: Any, lengths: Any, labels: Any) -> tuple[Any, Any]:
+        batch = log_mel, mask, lengths, labels
         if self.strategy.num_replicas_in_sync == 1:
             return self._compute_here(*batch)
         result: tuple[Any, Any] = self.strategy.run(self._compute_here, args=batch)

@@ -15,6 +15,7 @@ class CTCModel(Protocol):
     """
 
     stride: int
+    heads: dict[str, int]  # units of each
     lookahead: int  # output frames the network sees ahead; -1 when it needs the whole utterance
 
     def training_model(self, masked_statistics: bool = False) -> Any:
