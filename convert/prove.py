@@ -32,9 +32,11 @@ class Tolerance:
     """What another runtime may differ by: kernels round differently, and dynamic ranges are chosen by the kernel.
 
     ``tie``: units within so much (natural log) of the likeliest may change places, which any rounding can bring about.
+    Integer kernels of tflite-runtime 2.14 differ from those of ai-edge-litert 2.3 about as much as int8 does from float
+    (mean 0.06 of 0.08); a kernel that is broken differs by far more.
     """
 
-    agreement: float = 0.98
+    agreement: float = 0.95
     mean_difference: float = 0.1
     tie: float = 0.5
 
