@@ -79,7 +79,7 @@ def markdown(parities: Sequence[Parity]) -> str:
     longest: list[tuple[str, str]] = max(rows, key=len)
     heads = [head for head, _ in longest]
     lines = [heads, ["---"] * len(heads), *([cell for _, cell in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
 
 
 def table(products: Sequence[Product]) -> Any:
