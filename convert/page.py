@@ -13,6 +13,7 @@ from typing import Any
 from edge_stt.errors import EdgeSttError
 from edge_stt.files import write_atomically
 from edge_stt.plot import COLOURS, require_matplotlib
+from edge_stt.report import markdown_line
 
 from .build import BuildConfig, Product, Say, convert_run, exported, make_trial, measure_layers, to_tflite
 from .calibration import calibration_clips
@@ -115,7 +116,7 @@ def _points(parity: Parity) -> str:
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+    return "\n".join(map(markdown_line, lines))
 
 
 def _transposed(modes: Sequence[Parity]) -> str:

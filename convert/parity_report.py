@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from edge_stt.report import markdown_line
 from edge_stt.scoring import Interval
 
 from .parity import DevClip, Parity
@@ -79,7 +80,7 @@ def markdown(parities: Sequence[Parity]) -> str:
     longest: list[tuple[str, str]] = max(rows, key=len)
     heads = [head for head, _ in longest]
     lines = [heads, ["---"] * len(heads), *([cell for _, cell in row] for row in rows)]
-    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+    return "\n".join(map(markdown_line, lines))
 
 
 def table(products: Sequence[Product]) -> Any:

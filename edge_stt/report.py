@@ -128,7 +128,7 @@ def _parts(row: Row) -> str:
 def to_markdown(report: Report) -> str:
     """The tables with what is needed to read them."""
     heads, cells = table(report.rows)
-    lines = [_markdown_line(heads), "|" + "---|" * len(heads), *(_markdown_line(line) for line in cells), ""]
+    lines = [markdown_line(heads), "|" + "---|" * len(heads), *(markdown_line(line) for line in cells), ""]
     if report.changes:
         lines += [*(f"* {line}" for line in change_lines(report.changes)), ""]
     drawn = sorted({row.drawn for row in report.rows})
@@ -143,7 +143,8 @@ def to_markdown(report: Report) -> str:
     return "\n".join([*lines, *notes]) + "\n"
 
 
-def _markdown_line(cells: Sequence[str]) -> str:
+def markdown_line(cells: Sequence[str]) -> str:
+    """A line of a Markdown table; bars within cells are escaped."""
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
