@@ -52,6 +52,7 @@ def prepare(
         list[Path] | None, typer.Option("--no-speech", help="Manifest of recordings in which nobody speaks.")
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="No augmented variants: for dev sets.")] = False,
+    rooms: Annotated[int, typer.Option("--rooms", min=0, help="Copies of each clip in a room, with noise.")] = 1,
     processes: Annotated[int, typer.Option(min=1)] = 2,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first clip that cannot be used.")] = False,
     language: LanguageName = "english",
@@ -62,7 +63,7 @@ def prepare(
     from .prepare import PrepareConfig, console, prepare
 
     noises = [clip.path for clip in read_manifest(noise, lambda problem: None)] if noise else []
-    settings = PrepareConfig(speeds=(), room_copies=0) if plain else PrepareConfig()
+    settings = PrepareConfig(speeds=(), room_copies=0) if plain else PrepareConfig(room_copies=rooms)
     summary = prepare(corpora, out, settings, None, noises, processes, strict, chosen, no_speech or ())
     for problem in summary["left_out"]:
         console.print(f"left out: {problem}", markup=False, emoji=False, highlight=False, soft_wrap=True)
