@@ -61,11 +61,15 @@ def choose(devices: list[dict[str, Any]], wanted: str) -> dict[str, Any] | None:
     return None
 
 
-def formats(device: dict[str, Any], rate: int, channels: int) -> list[tuple[int, int]]:
-    """Rates and channel counts to try, the device's own first; ``rate`` and ``channels`` of 0 leave the choice."""
+def formats(device: dict[str, Any], rate: int, channels: int, least: int = 0) -> list[tuple[int, int]]:
+    """Rates and channel counts to try, the device's own first; ``rate`` and ``channels`` of 0 leave the choice.
+
+    Of what is chosen here none has fewer than ``least`` channels, unless the device has.
+    """
     most = device["channels"]
     server = most > MANY_CHANNELS
-    counts = [channels] if channels else [1 if server else most, 1, 2, most]
+    least = max(1, min(least, most))
+    counts = [channels] if channels else [count for count in (least if server else most, 1, 2, most) if count >= least]
     rates = [rate] if rate else [*USUAL_RATES[: 1 if server else 0], device["rate"], *USUAL_RATES]
     pairs = [(r, c) for r in rates for c in counts if c <= most or channels]
     return list(dict.fromkeys(pairs))
@@ -143,7 +147,9 @@ def run(request: dict[str, Any], out: BinaryIO) -> int:
         return 1
     capture = Capture(out)
     failure: OSError | None = None
-    for rate, channels in formats(device, request.get("rate", 0), request.get("channels", 0)):
+    for rate, channels in formats(
+        device, request.get("rate", 0), request.get("channels", 0), request.get("least_channels", 0)
+    ):
         try:
             stream = audio.open(
                 rate=rate,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
@@ -91,6 +93,7 @@ class Daemon:
             source, self.events, self.utterances, self.metrics, self.notifier, self.signals, self.reload
         )
         self._sinks: dict[str, Sink] = {}
+        self._retired: list[ExecSink] = []  # that may still run a command of the settings before
         self._metrics_output = MetricsOutput(config.metrics, self.metrics, self._lost_events)
 
     def run(self) -> str:
@@ -100,9 +103,9 @@ class Daemon:
         """
         self.notifier.status("loading the model")
         self.utterances.use(self.config.recogniser.load_options().load(), self.config)
-        for output in OUTPUTS:
-            self._open(output)
         try:
+            for output in OUTPUTS:
+                self._open(output)
             self._metrics_output.open()
             self.listener.source.open()
             with _handlers(self.signals):
@@ -110,11 +113,16 @@ class Daemon:
         finally:
             self.listener.source.close()
             self.events.close(CLOSE_SECONDS)
+            for sink in self._retired:
+                sink.close(0.0)
             self._metrics_output.close()
         return self.listener.error
 
     def reload(self) -> None:
-        """Read the settings again and change what has changed; with bad ones all stays as it is."""
+        """Read the settings again and change what has changed; with bad ones all stays as it is.
+
+        An output that could not be opened is tried again.
+        """
         self.notifier.reloading()
         try:
             config = self._reread()
@@ -123,10 +131,11 @@ class Daemon:
             logger.error("the settings stay as they were: %s", error)
             self.notifier.ready()
             return
+        gc.collect()  # the model before: its parts know each other, and would stay until the collector comes by
         changed, self.config = differences(self.config, config), config
         set_up_logging(config.log.level)
         for output in OUTPUTS:
-            if _touches(changed, output.sections):
+            if output.name not in self._sinks or _touches(changed, output.sections):
                 self._replace(output)
         if _touches(changed, ("metrics",)):
             self._guarded(self._reopen_metrics)
@@ -142,16 +151,23 @@ class Daemon:
     def _open(self, output: Output) -> None:
         sink = output.build(self.config, self)
         if sink is not None:
-            sink.open()
+            self.events.add(sink)
             self._sinks[output.name] = sink
-            self.events.sinks.append(sink)
 
     def _replace(self, output: Output) -> None:
         sink = self._sinks.pop(output.name, None)
         if sink is not None:
             self.events.sinks.remove(sink)
-            sink.close(1.0)
+            self._retire(sink)
         self._guarded(lambda: self._open(output))
+
+    def _retire(self, sink: Sink) -> None:
+        """Close a sink; commands that run have the time that they were promised, which nobody waits for."""
+        if isinstance(sink, ExecSink):
+            self._retired = [old for old in self._retired if old.busy] + [sink]
+            threading.Thread(target=sink.close, args=(sink.config.timeout,), name="retired", daemon=True).start()
+        else:
+            sink.close(1.0)
 
     def _reopen_metrics(self) -> None:
         self._metrics_output.close()

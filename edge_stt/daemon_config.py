@@ -121,6 +121,7 @@ def check(config: DaemonConfig) -> None:
         if len(os.fsencode(path)) > 107:  # sockaddr_un
             raise ConfigError(f"{path}: too long for a Unix socket (107 bytes at most)")
     config.mqtt.check()
+    config.exec.check()
     config.wake.check()
     endpoint = config.endpoint.resolve()
     if endpoint.trailing_silence >= endpoint.longest or endpoint.shortest >= endpoint.longest:

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
-from .errors import EdgeSttError
 from .recogniser import Word
 
 logger = logging.getLogger(__name__)
@@ -185,22 +184,23 @@ class EventStream:
 
     def __init__(self, sinks: Iterable[Sink] = ()) -> None:
         self.sinks = list(sinks)
+        self._state: Event | None = None  # whether the microphone is heard
         self._failures: set[tuple[str, str]] = set()
 
-    def open(self) -> None:
-        """Open all sinks; raises `EdgeSttError` with those opened so far closed again."""
-        opened: list[Sink] = []
-        try:
-            for sink in self.sinks:
-                sink.open()
-                opened.append(sink)
-        except EdgeSttError:
-            for sink in opened:
-                sink.close(0.0)
-            raise
+    def add(self, sink: Sink) -> None:
+        """Open a sink, tell it whether the microphone is heard, and give it what follows.
+
+        Raises `EdgeSttError` where it cannot be opened.
+        """
+        sink.open()
+        self.sinks.append(sink)
+        if self._state is not None:
+            self._guarded(sink, "accept", partial(sink.accept, self._state))
 
     def publish(self, event: Event) -> None:
         """Give an event to every sink."""
+        if isinstance(event, ListeningEvent | WaitingEvent):
+            self._state = event
         for sink in self.sinks:
             self._guarded(sink, "accept", partial(sink.accept, event))
 

@@ -12,7 +12,7 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
-from .daemon_config import DaemonConfig, check
+from .daemon_config import DaemonConfig, check, default_path
 from .errors import EdgeSttError
 from .exits import run_to_exit
 from .settings import load
@@ -24,6 +24,7 @@ START = "import sys; sys.path[:] = {path!r}; from edge_stt.listen_process import
 class Task:
     """What is to be heard, and with which settings: a file's (``path``), and over it those ``given`` by dotted name.
 
+    Without a ``path`` they are those of the usual file, which may come to be while the daemon runs.
     ``input`` is a sound file or ``-``, None the microphone. ``raw`` is Hz and channels of what comes by a pipe.
     """
 
@@ -35,7 +36,7 @@ class Task:
 
     def settings(self) -> DaemonConfig:
         """Read the settings, as at every reload; raises `ConfigError`."""
-        settings = load(DaemonConfig(), self.path, self.given)
+        settings = load(DaemonConfig(), self.path or default_path(), self.given)
         check(settings)
         return settings
 

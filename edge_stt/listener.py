@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 PIECE = SAMPLE_RATE // 10  # samples recognised between two looks at the watchdog
 WAIT_SECONDS = 0.25
 TOLERATED_GAP = 0.5  # seconds of lost audio that an utterance survives
+LONG_AGO = 300.0  # seconds of audio; no utterance is as long
 REPORT_SECONDS = 1.0  # overflows are told of once in this time
 
 
@@ -60,6 +61,7 @@ class Utterances:
         self._min_confidence = 0.0
         self._base = 0.0  # daemon's seconds at which the recogniser's began
         self._heard = 0  # samples since
+        self._gaps: list[tuple[float, float]] = []  # recogniser's seconds at which audio was lost, and how much
         self._number = 0
         self._begun = False
         self.recent: RecentAudio | None = None
@@ -67,7 +69,11 @@ class Utterances:
     @property
     def clock(self) -> float:
         """Seconds of audio since the daemon began, those that were lost included."""
-        return self._base + self._heard / SAMPLE_RATE
+        return self._daemon_time(self._heard / SAMPLE_RATE)
+
+    def _daemon_time(self, seconds: float) -> float:
+        """The daemon's time at a time of the recogniser's, which does not know of lost audio."""
+        return self._base + seconds + sum(lost for at, lost in self._gaps if at <= seconds)
 
     @property
     def speaking(self) -> bool:
@@ -111,25 +117,28 @@ class Utterances:
         began = time.perf_counter()
         results = self._stream.finish()
         self._tell(results, time.perf_counter() - began, reason)
-        self._base, self._heard = self.clock, 0
+        self._base, self._heard, self._gaps = self.clock, 0, []
 
     def skip(self, seconds: float) -> None:
         """Audio was lost: the clock goes on, and an utterance too if it was little."""
         if seconds >= TOLERATED_GAP:
             self.end("gap")
-        self._base += seconds
+        now = self._heard / SAMPLE_RATE
+        while self._gaps and self._gaps[0][0] < now - LONG_AGO:
+            self._base += self._gaps.pop(0)[1]
+        self._gaps.append((now, seconds))
 
     def _tell(self, results: Sequence[Partial | Final | Woken], compute: float, reason: str = "") -> None:
         assert self._stream is not None
         for result in results:
             if isinstance(result, Woken):
-                start, end = (round(self._base + time, 3) for time in (result.start, result.end))
+                start, end = (round(self._daemon_time(time), 3) for time in (result.start, result.end))
                 self._publish(WakeEvent(text=result.text, start=start, end=end, score=result.score))
                 continue
             self._begin(result.start)
             if isinstance(result, Partial):
                 stable = " ".join(result.text.split()[: result.stable])
-                start = round(self._base + result.start, 3)
+                start = round(self._daemon_time(result.start), 3)
                 self._publish(PartialEvent(utterance=self._number, text=result.text, stable=stable, start=start))
             else:
                 self._finish(result, compute, reason)
@@ -142,7 +151,7 @@ class Utterances:
         if not self._begun:
             self._begun = True
             self._number += 1
-            self._publish(SpeechEvent(utterance=self._number, start=round(self._base + start, 3)))
+            self._publish(SpeechEvent(utterance=self._number, start=round(self._daemon_time(start), 3)))
 
     def _reject(self) -> None:
         self._begun = False
@@ -154,16 +163,16 @@ class Utterances:
             self._reject()
             return
         self._begun = False
-        base = self._base
+        at = self._daemon_time
         words = tuple(
-            type(word)(word.text, round(base + word.start, 3), round(base + word.end, 3), word.confidence)
+            type(word)(word.text, round(at(word.start), 3), round(at(word.end), 3), word.confidence)
             for word in final.words
         )
         event = FinalEvent(
             utterance=self._number,
             text=final.text,
-            start=round(base + final.start, 3),
-            end=round(base + final.end, 3),
+            start=round(at(final.start), 3),
+            end=round(at(final.end), 3),
             confidence=round(final.confidence, 4),
             words=words,
             reason=reason or final.reason,
@@ -250,6 +259,7 @@ class Listener:
         self._be_ready()
 
     def _wait(self, item: Waiting) -> None:
+        self._metrics.listening = False
         if item.reason != self._waiting:  # once, not at every try
             self._waiting = item.reason
             logger.warning("waiting for the microphone %s: %s", item.device, item.reason)

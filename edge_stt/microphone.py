@@ -23,6 +23,7 @@ from .settings import setting
 from .sources import Gap, Item, Lost, Opened, Samples, Waiting
 
 FIRST_RETRY = 0.5
+STEADY_SECONDS = 30.0  # that a device is held before its loss counts as one of its own
 FIRST_BLOCK_SECONDS = 5.0  # sound servers wake a sleeping device
 
 
@@ -155,7 +156,7 @@ class Microphone:
                 continue
             convert()
             if isinstance(item, Opened):
-                self._resampler = Resampler(item.rate, item.channels, min(self.config.channel, item.channels))
+                self._resampler = Resampler(item.rate, item.channels, self.config.channel)
             items.append(item)
         convert()
         return items
@@ -170,11 +171,12 @@ class Microphone:
     def _run(self) -> None:
         retry = FIRST_RETRY
         while not self._stopping.is_set():
-            before = surroundings()
+            before, began = surroundings(), time.monotonic()
             opened, reason = self._capture()
             if self._stopping.is_set():
                 break
-            retry = FIRST_RETRY if opened else retry
+            if opened and time.monotonic() - began >= STEADY_SECONDS:
+                retry = FIRST_RETRY
             if opened:
                 self._buffer.put(Lost(opened, reason))
             self._buffer.put(Waiting(self.name, reason, retry))
@@ -192,7 +194,12 @@ class Microphone:
     def _capture(self) -> tuple[str, str]:
         """Open the device and hold it until it is lost: its name if it was opened, and what went wrong."""
         config = self.config
-        request = {"device": config.device, "rate": config.capture_rate, "channels": config.capture_channels}
+        request = {
+            "device": config.device,
+            "rate": config.capture_rate,
+            "channels": config.capture_channels,
+            "least_channels": config.channel,
+        }
         try:
             process = CaptureProcess(request, self._script)
         except OSError as error:
@@ -201,6 +208,8 @@ class Microphone:
             message = process.start(OPEN_SECONDS, self._stopping)
             if "error" in message:
                 return "", explain(message, config.device)
+            if message["channels"] < config.channel:
+                return "", f"{message['device']} has no channel {config.channel}, but {message['channels']} in all"
             return self._hold(process, Opened(message["device"], message["rate"], message["channels"]))
         except AudioError as error:
             return "", str(error)

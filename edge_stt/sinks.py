@@ -64,9 +64,15 @@ class QueuedSink:
     def close(self, timeout: float) -> None:
         """Wait until the queue is empty, for ``timeout`` seconds."""
         self._stopping.set()
-        if self._thread is not None:
-            self._thread.join(timeout)
+        thread = self._thread  # another thread may close it too
+        if thread is not None:
+            thread.join(timeout)
             self._thread = None
+
+    @property
+    def running(self) -> bool:
+        """Whether its thread has not ended."""
+        return self._thread is not None and self._thread.is_alive()
 
     @property
     def stopping(self) -> bool:
@@ -182,6 +188,11 @@ class ExecSink:
         """Finals for which nothing was run."""
         return self._lost + sum(worker.lost for worker in self._workers)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a command runs, or may still be begun."""
+        return any(worker.running for worker in self._workers)
+
     def open(self) -> None:
         """Start the workers; raises `EdgeSttError` when there is no such command."""
         self.config.check()
@@ -197,11 +208,14 @@ class ExecSink:
                 self._lost += 1
 
     def close(self, timeout: float) -> None:
-        """Wait for commands that run, and kill those that run too long."""
+        """Wait for what was accepted to be done; after ``timeout`` kill what runs, and begin nothing more."""
         end = time.monotonic() + timeout
         for worker in self._workers:
+            worker.stop()
+        for worker in self._workers:
             worker.close(max(0.0, end - time.monotonic()))
-            worker.kill()
+        for worker in self._workers:
+            worker.abandon()
 
 
 class _ExecWorker(QueuedSink):
@@ -212,9 +226,22 @@ class _ExecWorker(QueuedSink):
         self.name = f"exec {number}"
         self.config, self._queue = config, shared
         self._running: subprocess.Popen[bytes] | None = None
+        self._abandoned = threading.Event()
+
+    def stop(self) -> None:
+        """End when nothing is left to run."""
+        self._stopping.set()
+
+    def abandon(self) -> None:
+        """Kill what runs, and count as lost what was to run after it."""
+        self._abandoned.set()
+        self.kill()
 
     def deliver(self, event: Event) -> None:
         """Run the command to its end, or to its time's."""
+        if self._abandoned.is_set():
+            self.lost += 1
+            return
         command = self.config.command
         slots = getattr(event, "slots", {}).items()
         named = {f"EDGE_STT_SLOT_{name.upper().replace('-', '_')}": str(value) for name, value in slots}
@@ -223,6 +250,8 @@ class _ExecWorker(QueuedSink):
         process = self._running = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=2, start_new_session=True, env=environment
         )
+        if self._abandoned.is_set():  # while it was being started
+            self.kill()
         try:
             process.communicate(event.to_json().encode() + b"\n", timeout=self.config.timeout)
         except subprocess.TimeoutExpired:

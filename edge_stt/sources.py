@@ -139,7 +139,10 @@ class _Stdin:
 
 
 class PipeSource:
-    """Standard input, a container or raw PCM of ``rate`` and ``channels``, as it comes. A full queue holds it up."""
+    """Standard input: WAV, or raw PCM of ``rate`` and ``channels``, as it comes. A full queue holds it up.
+
+    Other containers are read to their end first, into a temporary file.
+    """
 
     def __init__(self, rate: int = SAMPLE_RATE, channels: int = 1, stream: ByteStream | None = None) -> None:
         self.rate, self.channels, self.stream = rate, channels, stream

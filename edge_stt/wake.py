@@ -39,15 +39,23 @@ class Woken:
     score: float
 
 
+def for_phrases(transcriber: Transcriber, phrases: Grammar) -> Transcriber:
+    """A transcriber with the same network that understands phrases alone.
+
+    Raises `DecodingError` for words that the model cannot hear.
+    """
+    listener = copy.copy(transcriber)
+    listener.decoding = choose(transcriber.package, "phrases")
+    listener.head = listener.decoding.head
+    listener.decoder = build_decoder(transcriber.package, listener.decoding, None, phrases)
+    return listener
+
+
 class Spotter(StreamingTranscriber):
     """Looks for the phrase. ``best`` is what came nearest to it in the present utterance, ``past`` in those before."""
 
-    def __init__(self, transcriber: Transcriber, phrases: Grammar, gate: GateConfig | None = None) -> None:
-        """Raises `DecodingError` for words that the model cannot hear."""
-        listener = copy.copy(transcriber)  # the network is there once
-        listener.decoding = choose(transcriber.package, "phrases")
-        listener.head = listener.decoding.head
-        listener.decoder = build_decoder(transcriber.package, listener.decoding, None, phrases)
+    def __init__(self, listener: Transcriber, gate: GateConfig | None = None) -> None:
+        """``listener`` is one that `for_phrases` made."""
         self.best: Woken | None = None
         self.past: list[Woken] = []
         super().__init__(listener, ENDPOINT, gate)
@@ -85,7 +93,7 @@ class WakefulStream:
     ) -> None:
         """Raises `EdgeSttError` for a phrase that is none or cannot be heard."""
         self._transcriber, self._config, self._endpoint, self._gate = transcriber, config, endpoint, gate
-        self._grammar = config.grammar()
+        self._listener = for_phrases(transcriber, config.grammar())
         self._recent: deque[Floats] = deque()
         self._clock = 0  # samples
         self._sleep()
@@ -97,7 +105,7 @@ class WakefulStream:
         self._begun = False  # in the phrase's breath, a command
         self._base = self._clock / SAMPLE_RATE  # where the stream at work began
         self._recent.clear()
-        self._spotter = Spotter(self._transcriber, self._grammar, self._gate)
+        self._spotter = Spotter(self._listener, self._gate)
 
     @property
     def _in_same_breath(self) -> bool:

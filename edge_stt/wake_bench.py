@@ -12,7 +12,7 @@ from .endpointing import GateConfig
 from .features import Floats
 from .grammar import Grammar
 from .recogniser import Transcriber
-from .wake import Spotter
+from .wake import Spotter, for_phrases
 
 AFTER = np.zeros(SAMPLE_RATE, np.float32)  # in which the network hears a clip to its end
 STEP = SAMPLE_RATE // 10
@@ -44,8 +44,9 @@ def score(
 ) -> WakeScore:
     """Hear clips (normalised text, float32 ``[n]`` at 16 kHz), each by itself, as the daemon hears them."""
     result = WakeScore()
+    listener = for_phrases(transcriber, phrases)
     for text, samples in clips:
-        spotter = Spotter(transcriber, phrases, GateConfig())
+        spotter = Spotter(listener, GateConfig())
         audio = np.concatenate([samples, AFTER])
         for start in range(0, len(audio), STEP):
             spotter.accept_audio(audio[start : start + STEP])

@@ -11,7 +11,7 @@ import pytest
 
 from edge_stt import events
 from edge_stt.errors import EdgeSttError
-from edge_stt.events import Event, EventStream, FinalEvent, PartialEvent, StoppedEvent
+from edge_stt.events import Event, EventStream, FinalEvent, ListeningEvent, PartialEvent, StoppedEvent, WaitingEvent
 from edge_stt.recogniser import Word
 from edge_stt.sinks import QueuedSink
 
@@ -64,8 +64,9 @@ class Collector:
 
 def test_a_failing_sink_is_logged_once_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
     good = Collector()
-    stream = EventStream([Collector(fails=True), good])
-    stream.open()
+    stream = EventStream()
+    stream.add(Collector(fails=True))
+    stream.add(good)
     for _ in range(3):
         stream.publish(FINAL)
     stream.close()
@@ -73,11 +74,24 @@ def test_a_failing_sink_is_logged_once_and_the_others_go_on(caplog: pytest.LogCa
     assert len(caplog.records) == 1
 
 
-def test_a_sink_that_cannot_open_closes_those_before_it() -> None:
-    first = Collector()
+def test_a_sink_that_cannot_open_gets_nothing() -> None:
+    first, second = Collector(), Collector(refuses=True)
+    stream = EventStream([first])
     with pytest.raises(EdgeSttError):
-        EventStream([first, Collector(refuses=True)]).open()
+        stream.add(second)
+    stream.publish(FINAL)
+    stream.close()
     assert first.closed
+    assert (first.got, second.got) == ([FINAL], [])
+
+
+def test_whoever_comes_late_is_told_whether_the_microphone_is_heard() -> None:
+    stream, late = EventStream(), Collector()
+    waiting = WaitingEvent(device="usb", reason="busy", retry=1.0)
+    for event in (ListeningEvent(device="usb", rate=48_000, channels=1), FINAL, waiting, FINAL):
+        stream.publish(event)
+    stream.add(late)
+    assert late.got == [waiting]
 
 
 class Slow(QueuedSink):

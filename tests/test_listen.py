@@ -22,13 +22,13 @@ import pytest
 from edge_stt import events, load_model
 from edge_stt.audio import read_audio
 from edge_stt.daemon_config import DaemonConfig
-from edge_stt.events import Event, EventStream
+from edge_stt.events import Event, EventStream, FinalEvent, PartialEvent, SpeechEvent
 from edge_stt.grammar import Grammar
 from edge_stt.listener import Listener, Signals, Utterances
 from edge_stt.metrics import Metrics
 from edge_stt.notify import Notifier
 from edge_stt.settings import apply
-from edge_stt.sources import End, Gap, Item, Lost, Opened, Samples
+from edge_stt.sources import End, Gap, Item, Lost, Opened, Samples, Waiting
 
 from .conftest import DEMO, ROOT
 from .daemon import MODERN, MODERN_TEXT, WAIT, Daemon
@@ -199,6 +199,45 @@ def test_systemd_is_told_and_sigterm_finishes_the_utterance(manager: Manager, tm
         manager.listen("STOPPING=1", daemon)
 
 
+def test_outputs_come_and_go_at_a_reload(manager: Manager, tmp_path: Path) -> None:
+    """A command that is not there changes nothing; a socket in use is tried again; who comes late is told the state."""
+    config, path = tmp_path / "config.toml", str(manager.folder / "events")
+    config.write_text("")
+    reader, writer = os.pipe()
+    with Daemon("--input", "-", "--config", config, env=manager.env, stdin=reader) as daemon:
+        os.close(reader)
+        daemon.wait_for("listening")
+
+        def reload(settings: str) -> None:
+            config.write_text(settings)
+            daemon.process.send_signal(signal.SIGHUP)
+
+        def wait_for_error(text: str) -> None:
+            end = time.monotonic() + WAIT
+            while text not in daemon.errors:
+                assert time.monotonic() < end, daemon.errors
+                time.sleep(0.05)
+
+        reload(f"[output]\nsocket = '{path}'\n[exec]\ncommand = ['/no/such/command']\n")
+        wait_for_error("the settings stay as they were: exec: '/no/such/command'")
+        assert not Path(path).exists()
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(path)
+            other.listen()
+            reload(f"[output]\nsocket = '{path}'\n")
+            at = daemon.wait_for("reloaded")
+            wait_for_error("in use")
+        reload(f"[output]\nsocket = '{path}'\n")
+        at = daemon.wait_for("reloaded", after=at)
+        assert daemon.events[at - 1]["changed"] == []
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(WAIT)
+            client.connect(path)
+            assert json.loads(client.makefile().readline())["event"] == "listening"
+        assert daemon.stop(signal.SIGTERM) == 0
+        os.close(writer)
+
+
 def test_a_loop_that_hangs_feeds_no_watchdog(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("edge_stt.notify.time.monotonic", lambda: now)
@@ -334,6 +373,35 @@ def test_a_short_gap_leaves_the_sentence_whole() -> None:
 
     keep, _, _ = run(items())
     assert len(keep.of("final")) == 1
+
+
+def test_times_before_lost_audio_stay_and_those_after_it_are_later() -> None:
+    speech = read_audio(MODERN)
+    whole, _, _ = run(pieces(speech))
+
+    def items() -> Iterator[Item]:
+        for number, piece in enumerate(pieces(speech)):
+            if number in (11, 13, 15):
+                yield Gap(0.3)
+            yield piece
+
+    broken, _, utterances = run(items())
+    (begun,), (final,), (before,) = broken.of("speech"), broken.of("final"), whole.of("final")
+    assert isinstance(final, FinalEvent)
+    assert isinstance(before, FinalEvent)
+    assert isinstance(begun, SpeechEvent)
+    assert final.start == begun.start == before.start
+    assert all(event.start == begun.start for event in broken.of("partial") if isinstance(event, PartialEvent))
+    assert final.text == before.text
+    for word, unbroken in zip(final.words, before.words, strict=True):
+        lost = sum(0.3 for number in (11, 13, 15) if unbroken.start >= number / 10)
+        assert word.start == pytest.approx(unbroken.start + lost, abs=0.002)
+    assert utterances.clock == pytest.approx(len(speech) / RATE + 0.9, abs=0.001)
+
+
+def test_a_microphone_that_is_awaited_is_not_heard() -> None:
+    _, metrics, _ = run(iter([Opened("usb", 48_000, 1), Waiting("usb", "busy", 1.0)]))
+    assert not metrics.listening
 
 
 def test_doubtful_utterances_are_left_out() -> None:

@@ -261,6 +261,25 @@ def test_a_device_that_goes_away_is_tried_again(tmp_path: Path) -> None:
     assert kinds[:4] == [Opened, Lost, Waiting, Opened]
 
 
+def test_a_device_that_goes_away_again_and_again_is_tried_less_and_less(tmp_path: Path) -> None:
+    microphone = Microphone(MicrophoneConfig(loss_timeout=60.0), fake(tmp_path, OPEN + "send(bytes(3200))\n"))
+    microphone.open()
+    found: list[object] = []
+    while len(waits := [item.retry for item in found if isinstance(item, Waiting)]) < 3:
+        found += items_of(microphone, Waiting)
+    microphone.close()
+    assert waits[:3] == [0.5, 1.0, 2.0]
+
+
+def test_a_channel_that_is_not_there_is_waited_for_and_said(tmp_path: Path) -> None:
+    microphone = Microphone(MicrophoneConfig(channel=2), fake(tmp_path, OPEN + "send(bytes(3200))\n"))
+    microphone.open()
+    found = items_of(microphone, Waiting)
+    microphone.close()
+    (waiting,) = [item for item in found if isinstance(item, Waiting)]
+    assert waiting.reason == "fake has no channel 2, but 1 in all"
+
+
 @pytest.mark.parametrize("body", ["os._exit(9)", "out.write(b'nonsense\\n')", "os.kill(os.getpid(), 11)"])
 def test_libraries_that_crash_are_survived(tmp_path: Path, body: str) -> None:
     microphone = Microphone(MicrophoneConfig(loss_timeout=60.0), fake(tmp_path, body))
@@ -321,6 +340,12 @@ def test_the_devices_own_format_is_tried_first() -> None:
     assert capture.formats(DEVICES[0], 0, 0)[:2] == [(44_100, 2), (44_100, 1)]
     assert capture.formats(DEVICES[2], 0, 0)[0] == (48_000, 1)  # a server gives what is asked for
     assert capture.formats(DEVICES[0], 16_000, 1) == [(16_000, 1)]
+
+
+def test_a_channel_that_is_asked_for_is_there_where_the_device_has_it() -> None:
+    assert capture.formats(DEVICES[2], 0, 0, least=2)[0] == (48_000, 2)  # else a server mixes them
+    assert capture.formats(DEVICES[0], 0, 0, least=2)[0] == (44_100, 2)
+    assert capture.formats(DEVICES[1], 0, 0, least=2)[0] == (48_000, 1)
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,19 @@ def test_no_more_run_at_once_than_allowed_and_their_failures_are_told(
     assert "exited with 3" in caplog.text
 
 
+def test_nothing_is_begun_once_its_time_is_over(tmp_path: Path) -> None:
+    body = "n = json.load(sys.stdin)['utterance']\nopen(f'{out}/begun{n}', 'w')\ntime.sleep(60)"
+    sink = ExecSink(ExecConfig(script(tmp_path, body), concurrency=1))
+    sink.open()
+    for number in range(3):
+        sink.accept(final(number))
+    wait_until((tmp_path / "begun0").exists)
+    assert sink.busy
+    sink.close(0.1)
+    wait_until(lambda: sink.lost == 2)  # that which ran has ended, killed, and the two behind it were let go
+    assert not (tmp_path / "begun1").exists()
+
+
 def test_a_command_that_is_not_there_is_refused() -> None:
     with pytest.raises(EdgeSttError, match="no command that can be run"):
         ExecSink(ExecConfig(("/no/such/command",))).open()

@@ -42,16 +42,14 @@ def run(
     if print_config:
         typer.echo(to_toml(DaemonConfig), nl=False)
         return
-    path = config or default_path()
     given = given_settings(DaemonConfig, flags)
 
     raw = raw_format(rate, channels, input == "-", "--input -")
-    task = Task(None if path is None else str(path), given, input, fast, raw)
+    task = Task(None if config is None else str(config), given, input, fast, raw)
     settings = task.settings()
     if check_config:
-        settings.exec.check()
         settings.recogniser.load_options().load()
-        typer.echo(f"{path or 'defaults and flags'}: the settings are good")
+        typer.echo(f"{config or default_path() or 'defaults and flags'}: the settings are good")
         return
     if fast and input in (None, "-"):
         raise UsageError("--fast needs --input FILE: a microphone or a pipe has its own pace")
