@@ -66,8 +66,10 @@ class Batches:
 
     def epoch(self, epoch: int) -> list[list[tuple[int, str]]]:
         """The batches of an epoch, each a list of (clip, variant); clips too short for their label in the drawn
-        variant are taken plain, and left out if that is too short as well."""
+        variant are taken plain, and left out if that is too short as well. Clips in which nothing is said stand among
+        spoken ones of any length: batches of noise alone would upset what normalisations learn."""
         rng = np.random.default_rng([self.seed, epoch])
+        spoken = self.frames[self.variants[0]][self.needed > 0]
         clips = np.repeat(np.arange(len(self.data)), draw_times(self.times, rng))
         items: list[tuple[int, tuple[int, str]]] = []
         drawn = rng.choice(len(self.variants), size=len(clips), p=self.weights)
@@ -75,6 +77,8 @@ class Batches:
             for variant in (self.variants[choice], "plain"):
                 length = int(self.frames[variant][clip])
                 if fits(length, self.needed[clip]):
+                    if self.needed[clip] == 0 and len(spoken):
+                        length = min(length, int(rng.choice(spoken)))
                     items.append((length, (int(clip), variant)))
                     break
         batches: list[list[tuple[int, str]]] = []
@@ -88,8 +92,11 @@ class Batches:
         return batches
 
     def load(self, items: list[tuple[int, str]], rng: np.random.Generator) -> Batch:
-        """Read, normalise, warp and mask the clips of one batch."""
+        """Read, normalise, warp and mask the clips of one batch; of silent ones no more than the longest spoken one."""
         clips = [(clip, self.data.frames(clip, variant)) for clip, variant in items]
+        longest = max((len(frames) for clip, frames in clips if self.needed[clip]), default=0)
+        if longest:
+            clips = [(c, frames if self.needed[c] else _part(frames, longest, rng)) for c, frames in clips]
         return assemble(clips, self.labels, self.needed, self.config, self.data.statistics, self.augment, rng)
 
     def from_step(self, step: int) -> Generator[tuple[int, Batch]]:
@@ -180,6 +187,12 @@ def assemble(
             frames = normalise_utterance(frames, statistics)
         pieces.append(spec_augment(frames, augment, rng))
     return collate(pieces, {head: [units[clip] for clip, _ in clips] for head, units in labels.items()})
+
+
+def _part(frames: Floats, count: int, rng: np.random.Generator) -> Floats:
+    """At most ``count`` frames, from a random place on."""
+    start = int(rng.integers(max(0, len(frames) - count) + 1))
+    return frames[start : start + count]
 
 
 def collate(pieces: list[Floats], labels: Labels) -> Batch:

@@ -22,27 +22,25 @@ def orthogonal(matrix: Any) -> Any:
     """The matrix ``[n, m]``, n >= m, with singular values near 1: U V' of its decomposition U S V', nearly.
 
     Where X is the matrix and G = X'X, a step X (a + b G + c G G) only multiplies X from the right, so the steps are
-    taken on the factor Q ``[m, m]`` and on G, which all commute, and X Q is computed once.
+    taken on the factor Q ``[m, m]`` and on G, which all commute, and X Q is computed once. All of it in float32: where
+    one singular value is far above the others, G rounded to bfloat16 has eigenvalues below zero, which the steps drive
+    away from it until the result is hundreds of times too large.
     """
     a, b, c = COEFFICIENTS
-    x = matrix / (ops.sqrt(ops.sum(ops.square(matrix))) + 1e-12)
+    x = ops.cast(matrix, "float32")
+    x = x / (ops.sqrt(ops.sum(ops.square(x))) + 1e-12)
     gram = ops.transpose(x) @ x
     factor = identity = ops.eye(x.shape[1], dtype=x.dtype)
-    for _ in range(ITERATIONS):
+    for last in (*[False] * (ITERATIONS - 1), True):
         step = a * identity + b * gram + c * (gram @ gram)
         factor = factor @ step
-        gram = gram @ (step @ step)
+        if not last:
+            gram = gram @ (step @ step)
     return x @ factor
 
 
 class ConvMuon(keras.optimizers.Muon):  # type: ignore[misc]
     """Keras' Muon, for kernels of convolutions too. Heads, biases and scales move by AdamW."""
-
-    @property
-    def _precision(self) -> str:
-        """Newton-Schulz steps forgive bfloat16, where the network uses it too."""
-        dtype: str = keras.config.dtype_policy().compute_dtype
-        return dtype
 
     def _should_use_adamw(self, variable: Any) -> bool:
         return len(variable.shape) not in (2, 3) or any(name in variable.path for name in self.exclude_layers)
@@ -51,7 +49,7 @@ class ConvMuon(keras.optimizers.Muon):  # type: ignore[misc]
         self.assign_add(m, (1.0 - self.momentum) * (gradient - m))
         direction = (1.0 - self.momentum) * gradient + self.momentum * m  # Nesterov's look ahead
         shape = variable.shape
-        matrix = ops.reshape(ops.cast(direction, self._precision), (-1, shape[-1]))
+        matrix = ops.reshape(direction, (-1, shape[-1]))
         wide = matrix.shape[0] < matrix.shape[1]
         update = orthogonal(ops.transpose(matrix) if wide else matrix)
         update = ops.cast(ops.reshape(ops.transpose(update) if wide else update, shape), variable.dtype)
