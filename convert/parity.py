@@ -284,7 +284,7 @@ def problems(parity: Parity, limits: Limits) -> list[str]:
     out = []
     allowed = limits.wer_points.get(parity.mode, 0.0)
     for decoder, rates in parity.rates.items():
-        points, sure = rates.change.points, rates.change.low > 0
+        points, sure = rates.change.points, rates.change.significant and rates.change.low > 0
         if parity.words >= limits.min_words and points > allowed and sure:
             out.append(f"WER ({decoder}) {points:+.2f} points against the float model, {allowed:+.1f} allowed")
     for head, stream in parity.stream.items():

@@ -20,6 +20,7 @@ import logging
 import os
 import re
 import stat
+import struct
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -412,7 +413,22 @@ def _stated_frames(file: Any, fd: int) -> int | None:
 
 def _is_unclosed_wav(file: Any, fd: int) -> bool:
     """Whether a WAV states no samples where there are some: its recorder was killed before it wrote the length."""
-    return file.format in ("WAV", "WAVEX") and file.frames == 0 and os.fstat(fd).st_size > READ_FRAMES
+    empty = file.format in ("WAV", "WAVEX") and file.frames == 0
+    return empty and os.fstat(fd).st_size > READ_FRAMES and not _is_chain_of_chunks(fd)
+
+
+def _is_chain_of_chunks(fd: int) -> bool:
+    """Whether a WAV is chunks, each as long as it says, to its very end: samples that nobody counted would not be."""
+    size = os.fstat(fd).st_size
+    order = ">" if os.pread(fd, 4, 0) == b"RIFX" else "<"
+    position = 12  # after RIFF, size, WAVE
+    while position + 8 <= size:
+        kind, length = struct.unpack(f"{order}4sI", os.pread(fd, 8, position))
+        if not all(0x20 <= byte < 0x7F for byte in kind):
+            return False
+        end = position + 8 + length
+        position = end + length % 2
+    return size in (position, end)  # the last filling byte is often missing
 
 
 def _log_tells_of_loss(log: str) -> bool:

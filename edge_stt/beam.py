@@ -14,7 +14,7 @@ import numpy as np
 
 from .beam_config import BeamConfig, ConfidenceConfig
 from .beam_search import History, Prefix, Search, choose_units, log_add
-from .decoding import DecodedWord, Hypothesis, LogProbs
+from .decoding import Hypothesis, LogProbs
 from .errors import DecodingError
 from .hotwords import BoundHotWords, HotWords, Pronouncer
 from .letter_lm import LetterModel
@@ -149,10 +149,6 @@ class BeamDecoder:
         if n_best < 1:
             raise DecodingError(f"n_best must be at least 1, not {n_best}")
         return self._complete(state, trace(self._endings(state, True), n_best, self.config.confidence))
-
-    def take_settled(self, state: BeamState) -> tuple[BeamState, tuple[DecodedWord, ...]]:
-        """Words that will not change, and a state without them: call it now and then on a stream that never ends."""
-        return replace(state, settled=()), tuple(word for part in state.settled for word in part.words)
 
     @staticmethod
     def _complete(state: BeamState, hypotheses: list[Hypothesis]) -> list[Hypothesis]:

@@ -77,7 +77,8 @@ def measure_stream(engine: Engine, samples: Floats) -> dict[str, Any]:
 
     A chunk can be worked on once it is recorded and the chunk before is done; the work is done in real time and takes
     as long as it takes, only the waiting is left out. After the clip comes silence, until a final has come or
-    `TRAILING_SECONDS` are over; then the stream is told that it ends.
+    `TRAILING_SECONDS` are over; then the stream is told that it ends. A final that came before the end of speech, with
+    nothing after it, cut the utterance off: that is no latency.
     """
     engine.clock.reset()
     stream = engine.stream()
@@ -87,12 +88,11 @@ def measure_stream(engine: Engine, samples: Floats) -> dict[str, Any]:
     free = elapsed = 0.0  # when the processor has finished what it has; seconds of work
     heard = 0
     events: list[tuple[float, bool, str]] = []
+    onset, end = speech_bounds(samples)
+    ended: float | None = None  # how much audio was heard when the final came, with no text after it
     cpu = time.process_time()
-    ended_by_engine = False
     for start in range(0, len(audio), chunk):
-        shown = [final for _, final, text in events if text.strip()]
-        if start >= len(samples) and shown and shown[-1]:
-            ended_by_engine = True
+        if start >= len(samples) and ended is not None and ended >= end:
             break
         piece = audio[start : start + chunk]
         heard += len(piece)
@@ -102,12 +102,14 @@ def measure_stream(engine: Engine, samples: Floats) -> dict[str, Any]:
         free = max(free, heard / SAMPLE_RATE) + work
         elapsed += work
         events += [(free, event.final, event.text) for event in new]
+        for event in new:
+            if event.text.strip():
+                ended = heard / SAMPLE_RATE if event.final else None
     before = time.perf_counter()
     new = stream.finish()
     flush = time.perf_counter() - before
     events += [(free + flush, event.final, event.text) for event in new]
     cpu = time.process_time() - cpu
-    onset, end = speech_bounds(samples)
     finals = [(at, text) for at, final, text in events if final and text.strip()]
     partials = [at for at, _, text in events if text.strip()]
     return {
@@ -118,7 +120,8 @@ def measure_stream(engine: Engine, samples: Floats) -> dict[str, Any]:
         "cpu": cpu,
         "stages": dict(engine.clock.seconds),
         "first_partial": max(0.0, partials[0] - onset) if partials else None,
-        "final": finals[-1][0] - end if finals and ended_by_engine else None,
+        "final": finals[-1][0] - end if ended is not None and ended >= end else None,
+        "cut_off": ended is not None and ended < end and not any(event.text.strip() for event in new),
         "flush": flush,
         "revised": revised_words(events),
     }

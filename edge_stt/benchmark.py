@@ -48,8 +48,8 @@ class Measured:
 
     ``heard`` are the seconds of audio that were worked on, ``duration`` and in streaming the silence after it;
     ``stages`` are seconds of features, model and decoder where the engine tells. Streaming only: ``first_partial``
-    after the onset of speech, ``final`` after its end (None when the engine waited to be told), ``flush`` for the last
-    words once it was told, and ``revised`` words.
+    after the onset of speech, ``final`` after its end (None when the engine waited to be told, or ``cut_off`` the
+    utterance before its end), ``flush`` for the last words once it was told, and ``revised`` words.
     """
 
     text: str
@@ -63,6 +63,7 @@ class Measured:
     final: float | None = None
     flush: float | None = None
     revised: int | None = None
+    cut_off: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,8 @@ def load_set(path: Path, limit: int | None = None, normaliser: Normaliser | None
     seen: dict[str, int] = {}
     unique = []
     for number, clip in enumerate(clips):
-        # An unnamed speaker is taken for somebody else each time, a second clip of the same name for another clip.
+        # An unnamed speaker is taken for somebody else each time (`scoring` knows these numbers and does not call them
+        # speakers), a second clip of the same name for another clip.
         speaker = f"{clip.speaker}-{number}" if clip.speaker.endswith("/unknown") else clip.speaker
         seen[clip.id] = seen.get(clip.id, 0) + 1
         name = clip.id if seen[clip.id] == 1 else f"{clip.id}#{seen[clip.id]}"
@@ -236,6 +238,11 @@ def run(
                 if variant in workers:
                     workers.pop(variant).close()
         taken, unreadable = _measure(sets, workers, repeats, failures, progress)
+        failures += [
+            f"no clip of {test_set.name} can be read"
+            for s, test_set in enumerate(sets)
+            if all((s, c) in unreadable for c in range(len(test_set.clips)))
+        ]
         outcomes = []
         for variant, worker in workers.items():
             try:
@@ -307,6 +314,7 @@ def _medians(repeats: list[dict[str, Any]]) -> Measured:
         known = [value for value in values if value is not None]
         return median(known) if known else None
 
+    cut_off = any(r.get("cut_off", False) for r in repeats)
     return Measured(
         text=first["text"],
         words=tuple((w[0], w[1], w[2], w[3]) for w in first["words"]),
@@ -316,9 +324,10 @@ def _medians(repeats: list[dict[str, Any]]) -> Measured:
         cpu=median(r["cpu"] for r in repeats),
         stages={stage: median(r["stages"][stage] for r in repeats) for stage in first["stages"]},
         first_partial=middle(r.get("first_partial") for r in repeats),
-        final=middle(r.get("final") for r in repeats),
+        final=None if cut_off else middle(r.get("final") for r in repeats),
         flush=middle(r.get("flush") for r in repeats),
         revised=first.get("revised"),
+        cut_off=cut_off,
     )
 
 

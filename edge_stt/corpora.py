@@ -107,16 +107,17 @@ def read_librispeech(folder: Path, report: Report) -> Iterator[Clip]:
 def read_commonvoice(table: Path, report: Report) -> Iterator[Clip]:
     """Read a table of Common Voice (``train.tsv`` and the like) beside ``clips/``."""
     rows = csv.DictReader((line + "\n" for line in _lines(table)), delimiter="\t", quoting=csv.QUOTE_NONE)
-    for number, row in enumerate(rows, 2):
-        source = f"{table}:{number}"
+    for row in rows:
+        source = f"{table}:{rows.line_num}"
         try:
-            path = table.parent / "clips" / row["path"]
-            text, speaker = row["sentence"], row["client_id"]
+            needed = {name: row[name] for name in ("path", "sentence", "client_id")}
         except KeyError as error:
             raise DataError(f"{table} has no column {error}: not a Common Voice table") from error
-        except TypeError:  # a line with too few columns
-            report(f"{source}: has too few columns")
+        if missing := [name for name, value in needed.items() if value is None]:
+            report(f"{source}: has too few columns: no {' and no '.join(missing)}")
             continue
+        name, text, speaker = needed.values()
+        path = table.parent / "clips" / name
         if _is_there(path, source, report):
             yield Clip(
                 f"commonvoice/{path.stem}", "commonvoice", f"commonvoice/{speaker[:16]}", path, 0.0, text, source

@@ -18,6 +18,7 @@ from .events import EventStream, ReloadedEvent, Sink
 from .listener import Listener, Signals, Utterances
 from .metrics import Metrics, MetricsOutput
 from .microphone import Microphone
+from .model_store import check_active
 from .mqtt import MqttSink
 from .notify import Notifier, set_up_logging
 from .settings import differences
@@ -102,6 +103,7 @@ class Daemon:
         Raises `EdgeSttError` for what keeps it from beginning.
         """
         self.notifier.status("loading the model")
+        check_active(self.config.models, self.config.recogniser.model)
         self.utterances.use(self.config.recogniser.load_options().load(), self.config)
         try:
             for output in OUTPUTS:
@@ -126,6 +128,7 @@ class Daemon:
         self.notifier.reloading()
         try:
             config = self._reread()
+            check_active(config.models, config.recogniser.model)
             self.utterances.use(config.recogniser.load_options().load(), config)
         except EdgeSttError as error:
             logger.error("the settings stay as they were: %s", error)

@@ -1,8 +1,8 @@
 """How well the end of speech is found: clips padded with noise, and for each preset delay and utterances cut off.
 
-The end of speech is where the clean clip last comes within `RANGE_DB` of its loud frames, so it does not depend on any
-model. An utterance is cut off when a pause within it was taken for its end. Noise alone shows what is made up, and
-the speech's words in utterances below the same confidence what it costs to leave that out.
+The end of speech is that of the clean clip (`edge_stt.bench_worker.speech_bounds`), so it does not depend on any model
+nor on the noise. An utterance is cut off when a pause within it was taken for its end. Noise alone shows what is made
+up, and the speech's words in utterances below the same confidence what it costs to leave that out.
 """
 
 from __future__ import annotations
@@ -13,22 +13,20 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .audio import SAMPLE_RATE
+from .bench_worker import speech_bounds
 from .endpointing import EndpointConfig, GateConfig
 from .features import Floats
 from .recogniser import Transcriber
 from .streaming import Final, StreamingTranscriber
 
-RANGE_DB = 30.0
 FRAME = SAMPLE_RATE // 50
 BEFORE, AFTER = 3.0, 4.0  # seconds of noise around a clip
 LEVEL_DB = -26.0  # of the noise's RMS where it stands alone, below full scale
 
 
 def speech_end(samples: Floats) -> int:
-    """The sample after which a clean clip stays `RANGE_DB` below its loud frames (their 95th percentile)."""
-    frames = samples[: len(samples) - len(samples) % FRAME].reshape(-1, FRAME)
-    level = 10.0 * np.log10((frames.astype(np.float64) ** 2).mean(axis=1) + 1e-12)
-    return (int(np.flatnonzero(level > np.percentile(level, 95) - RANGE_DB)[-1]) + 1) * FRAME
+    """The sample at which the speech of a clean clip ends."""
+    return round(speech_bounds(samples)[1] * SAMPLE_RATE)
 
 
 def mix(speech: Floats, noise: Floats, snr_db: float, rng: np.random.Generator) -> Floats:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from .benchmark import Measured, Outcome, Run, TestSet
+from .engines import Variant
 from .errors import DataError, reason
-from .scoring import ClipScore, Counts, compare, compare_times, interval, score_clip, total
+from .scoring import ClipScore, Counts, Difference, compare, compare_times, interval, score_clip, total
 
 Figure = float | None
 
@@ -25,7 +26,8 @@ class Row:
     ``rtf_decoder`` are parts of ``rtf``. Latencies are per utterance: offline from samples in memory to text;
     streaming, see `edge_stt.benchmark.Measured`. ``revised_words`` are words taken back or changed after they were
     shown, per 100 words of the final text (the unstable partial word ratio of Y. Shangguan et al., "Analyzing the
-    quality and stability of a streaming end-to-end on-device speech recognizer", Interspeech 2020).
+    quality and stability of a streaming end-to-end on-device speech recognizer", Interspeech 2020). ``cut_off`` clips
+    (streaming) were taken to end while there was still speech; they are in no latency.
     """
 
     set: str
@@ -69,6 +71,7 @@ class Row:
     size_mb: float
     same_text: bool
     normaliser: str
+    cut_off: int | None = None
 
 
 @dataclass(frozen=True)
@@ -82,14 +85,17 @@ class Scored:
 
 
 def tabulate(run: Run, sets: Sequence[TestSet]) -> list[Scored]:
-    """Rows in the order of the sets, then of the variants. Raises `DataError` when a set has no readable clip."""
-    return [_scored(outcome, s, test_set) for s, test_set in enumerate(sets) for outcome in run.outcomes]
+    """Rows in the order of the sets, then of the variants; none for a set that has no readable clip."""
+    return [
+        _scored(outcome, s, test_set)
+        for s, test_set in enumerate(sets)
+        for outcome in run.outcomes
+        if any(outcome.clips[s])
+    ]
 
 
 def _scored(outcome: Outcome, number: int, test_set: TestSet) -> Scored:
     pairs = [(i, m) for i, m in enumerate(outcome.clips[number]) if m is not None]
-    if not pairs:
-        raise DataError(f"no clip of {test_set.name} can be read")
     indices, measured = [i for i, _ in pairs], [m for _, m in pairs]
     scores = [
         score_clip(test_set.clips[i].id, test_set.clips[i].speaker, test_set.references[i], test_set.normaliser(m.text))
@@ -150,6 +156,7 @@ def _scored(outcome: Outcome, number: int, test_set: TestSet) -> Scored:
             size_mb=info.size / 1e6,
             same_text=outcome.same_text,
             normaliser=test_set.normaliser.name,
+            cut_off=sum(m.cut_off for m in measured) if streaming else None,
         ),
         scores,
         measured,
@@ -185,7 +192,7 @@ def clip_data(scored: Scored) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Change:
-    """A row against that of an earlier run on the same clips; ``verdict``: better, worse or no difference."""
+    """A row against that of an earlier run on the same clips; ``verdict``: better, worse, no difference or too few."""
 
     set: str
     what: str
@@ -202,6 +209,38 @@ class Change:
     rtf_high: float
 
 
+def cut_off_warnings(scored: Sequence[Scored]) -> list[str]:
+    """A line for each row with utterances that were cut off: its latencies leave them out."""
+    return [
+        f"{s.row.set}: {_describe(s.row)}: {s.row.cut_off} of {s.row.clips} clips cut off before the end of speech, "
+        "and in no final latency"
+        for s in scored
+        if s.row.cut_off
+    ]
+
+
+def _describe(row: Row) -> str:
+    return f"{row.engine} {row.model}, {row.decoder}, threads {row.threads}, {row.mode}"
+
+
+NOTHING_IN_COMMON = "the two runs have no set and variant in common: nothing to compare"
+
+
+def check_comparable(old: dict[str, Any], sets: Sequence[TestSet], variants: Sequence[Variant]) -> None:
+    """Before measuring: raise `DataError` when no result of an earlier run can be a counterpart in this one.
+
+    Which decoder and model a variant has is known once it is loaded; so `compare_runs` may still find nothing.
+    """
+    references = {s.name: {(c.id, r) for c, r in zip(s.clips, s.references, strict=True)} for s in sets}
+    measured = {(v.engine, v.threads, v.mode) for v in variants}
+    for row in old["results"]:
+        clips = {(clip["id"], clip["reference"]) for clip in row["clip_results"]}
+        same_clips = clips & references.get(row["set"], set())
+        if same_clips and (row["engine"], row["threads"], row["mode"]) in measured:
+            return
+    raise DataError(NOTHING_IN_COMMON)
+
+
 def compare_runs(old: dict[str, Any], scored: Sequence[Scored]) -> list[Change]:
     """Each row against its counterpart in an earlier run's JSON (as `edge_stt.report` writes it).
 
@@ -210,7 +249,7 @@ def compare_runs(old: dict[str, Any], scored: Sequence[Scored]) -> list[Change]:
     """
     changes = [change for s in scored if (change := _change(old["results"], s, scored)) is not None]
     if not changes:
-        raise DataError("the two runs have no set and variant in common: nothing to compare")
+        raise DataError(NOTHING_IN_COMMON)
     return changes
 
 
@@ -221,6 +260,12 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
 def _old_score(clip: dict[str, Any], speaker: str) -> ClipScore:
     counts = Counts(**clip["words"]), Counts(**clip["characters"])
     return ClipScore(clip["id"], speaker, clip["reference"], clip["hypothesis"], *counts)
+
+
+def _verdict(difference: Difference) -> str:
+    if difference.significant:
+        return "worse" if difference.points > 0 else "better"
+    return "too few to tell" if difference.too_few and difference.points else "no difference"
 
 
 def _change(results: list[dict[str, Any]], new: Scored, all_new: Sequence[Scored]) -> Change | None:
@@ -243,10 +288,9 @@ def _change(results: list[dict[str, Any]], new: Scored, all_new: Sequence[Scored
     news = [score for _, score, _ in pairs]
     difference = compare(olds, news)
     ratio, low, high = compare_times([o["elapsed"] for o, _, _ in pairs], [m.elapsed for _, _, m in pairs])
-    worse_or_better = "worse" if difference.points > 0 else "better"
     return Change(
         set=new.row.set,
-        what=f"{new.row.engine} {new.row.model}, {new.row.decoder}, threads {new.row.threads}, {new.row.mode}",
+        what=_describe(new.row),
         clips=len(pairs),
         wer_old=interval(olds).rate,
         wer_new=interval(news).rate,
@@ -254,7 +298,7 @@ def _change(results: list[dict[str, Any]], new: Scored, all_new: Sequence[Scored
         low=difference.low,
         high=difference.high,
         probability_worse=difference.probability_worse,
-        verdict=worse_or_better if difference.significant else "no difference",
+        verdict=_verdict(difference),
         rtf_ratio=ratio,
         rtf_low=low,
         rtf_high=high,

@@ -4,37 +4,51 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from .byte_streams import printable_path
 from .errors import EdgeSttError
 
 
-def write_atomically(path: Path, pieces: Iterable[str]) -> None:
-    """Write text as UTF-8, folders made as needed; raises `EdgeSttError` when that cannot be.
+def write_atomically(path: Path, content: str | bytes | Iterable[str]) -> None:
+    """Write bytes, or text as UTF-8, folders made as needed; raises `EdgeSttError` when that cannot be.
 
-    A reader sees the old file or the new one, also after the power went: the new one is on the disk before it gets
-    the name. Lone surrogates, which names that are not UTF-8 are full of, become ``\\udc80`` and the like.
+    Lone surrogates, which names that are not UTF-8 are full of, become ``\\udc80`` and the like.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A short name of its own: that of the file with something added might be longer than the system allows.
-        handle, temporary = tempfile.mkstemp(prefix=".edge-stt-", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-                file.writelines(pieces)
-                file.flush()
-                os.fchmod(file.fileno(), 0o666 & ~_umask())  # mkstemp's own mode is for the owner alone
-                os.fsync(file.fileno())
-            Path(temporary).replace(path)
-        except BaseException:
-            with suppress(OSError):
-                Path(temporary).unlink()
-            raise
+        with replacing(path) as file:
+            for piece in [content] if isinstance(content, str | bytes) else content:
+                file.write(piece.encode("utf-8", "backslashreplace") if isinstance(piece, str) else piece)
     except OSError as error:
         raise EdgeSttError(f"cannot write {printable_path(path)}: {error.strerror or error}") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A new file that takes the place of ``path`` once all of it is written, and leaves nothing behind if it fails.
+
+    A reader sees the old file or the new one, also after the power went: the new one is on the disk before it gets
+    the name. Raises OSError.
+    """
+    # A short name of its own: that of the file with something added might be longer than the system allows.
+    handle, temporary = tempfile.mkstemp(prefix=".edge-stt-", dir=path.parent)
+    try:
+        try:
+            with open(handle, "wb", closefd=False) as file:  # what wraps it may close it too early for fsync
+                yield file
+            os.fchmod(handle, 0o666 & ~_umask())  # mkstemp's own mode is for the owner alone
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        Path(temporary).replace(path)
+    except BaseException:
+        with suppress(OSError):
+            Path(temporary).unlink()
+        raise
 
 
 def _umask() -> int:

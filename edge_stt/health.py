@@ -6,8 +6,6 @@ A check that cannot be made here (no microphone library, no systemd) is a note, 
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
-import json
 import os
 import platform
 import shutil
@@ -23,6 +21,7 @@ from statistics import median
 import numpy as np
 
 from .audio import read_audio
+from .capture_process import list_devices
 from .errors import EdgeSttError, RuntimeMissingError
 from .interpreter import RUNTIMES, AcousticModel, find_runtime
 from .machine import condition, machine, pi_flag_names
@@ -32,15 +31,33 @@ from .recogniser import Transcriber
 DEMO_CLIP = Path(__file__).parent / "data" / "demo.opus"
 GOLDEN_TOLERANCE = 0.05  # mean |difference| of log-probabilities; int8 kernels differ a little between processors
 HOT = 80.0  # degrees Celsius; a Raspberry Pi slows down from here on
-UNITS = {"system": "edge-stt.service", "user": "edge-stt-user.service"}
 
-# Run in a process of its own: PortAudio prints a hundred lines, and a broken sound server can make it wait for ever.
-_LIST_MICROPHONES = """
-import json, pyaudio
-audio = pyaudio.PyAudio()
-devices = [audio.get_device_info_by_index(i) for i in range(audio.get_device_count())]
-print(json.dumps([[d["name"], int(d["defaultSampleRate"]), int(d["maxInputChannels"])] for d in devices]))
-"""
+
+@dataclass(frozen=True)
+class Unit:
+    """A service of systemd (``scope``: ``system`` or ``user``), and what makes it run where it does not."""
+
+    check: str
+    scope: str
+    name: str
+    start: str = "systemctl start it when it should run"
+
+    @property
+    def journal(self) -> str:
+        """Arguments of journalctl for what it said."""
+        return ("--user " if self.scope == "user" else "") + f"-u {self.name}"
+
+
+UNITS = (
+    Unit("system service", "system", "edge-stt.service"),
+    Unit("user service", "user", "edge-stt-user.service"),
+    Unit(
+        "Wyoming service",
+        "system",
+        "edge-stt-wyoming.service",
+        "its first client starts it, where edge-stt-wyoming.socket is enabled",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -77,10 +94,7 @@ def run_checks(model: Path, seconds: float) -> list[Check]:
         )
     checks += [
         _guarded("microphones", _microphones, "see docs, and `arecord -l` for what the system finds"),
-        *(
-            _guarded(f"{scope} service", partial(_service, scope), f"journalctl {_journal(scope)} says why")
-            for scope in UNITS
-        ),
+        *(_guarded(unit.check, partial(_service, unit), f"journalctl {unit.journal} says why") for unit in UNITS),
         _guarded("throttling", _throttling, "cool the processor; on a Raspberry Pi use its own power supply"),
     ]
     return checks
@@ -182,30 +196,21 @@ def _demo(model: Path, seconds: float) -> str:
 
 
 def _microphones() -> str:
-    if importlib.util.find_spec("pyaudio") is None:
-        raise NoteError("not looked for: PyAudio is not installed", "for a microphone, pip install 'edge-stt[mic]'")
-    command = [sys.executable, "-c", _LIST_MICROPHONES]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=15, check=True)
-        devices = json.loads(done.stdout.splitlines()[-1])
-    except subprocess.TimeoutExpired as error:
-        raise EdgeSttError("listing the sound devices takes for ever: is the sound server well?") from error
-    except (subprocess.CalledProcessError, ValueError, IndexError) as error:
-        raise EdgeSttError("PyAudio cannot list the sound devices") from error
-    inputs = [f"{name} ({rate} Hz, {channels} channels)" for name, rate, channels in devices if channels]
-    if not inputs:
+        devices = list_devices()
+    except RuntimeMissingError as error:
+        raise NoteError(
+            "not looked for: PyAudio is not installed", "for a microphone, pip install 'edge-stt[mic]'"
+        ) from error
+    if not devices:
         raise NoteError("none found", "plug one in; a service's user must be in the group audio")
-    return "; ".join(inputs)
+    return "; ".join(f"{device['name']} ({device['rate']} Hz, {device['channels']} channels)" for device in devices)
 
 
-def _journal(scope: str) -> str:
-    return ("--user " if scope == "user" else "") + f"-u {UNITS[scope]}"
-
-
-def _service(scope: str) -> str:
+def _service(unit: Unit) -> str:
     if not Path("/run/systemd/system").is_dir():
         raise NoteError("systemd does not run here")
-    command = [shutil.which("systemctl") or "systemctl", f"--{scope}", "show", UNITS[scope]]
+    command = [shutil.which("systemctl") or "systemctl", f"--{unit.scope}", "show", unit.name]
     properties = ["-p", "LoadState,ActiveState,SubState,NRestarts,Result,StatusText"]
     try:
         done = subprocess.run([*command, *properties], capture_output=True, text=True, timeout=10, check=False)
@@ -214,11 +219,14 @@ def _service(scope: str) -> str:
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["no reason given"]
         raise NoteError(f"systemctl does not tell: {lines[-1]}")
-    return describe_unit(done.stdout)
+    return describe_unit(done.stdout, unit.start)
 
 
-def describe_unit(shown: str) -> str:
-    """What ``systemctl show`` says of a unit; raises `EdgeSttError` when the unit is in trouble."""
+def describe_unit(shown: str, start: str = "") -> str:
+    """What ``systemctl show`` says of a unit; raises `EdgeSttError` when the unit is in trouble.
+
+    A `NoteError` tells of one that does not run, and how to ``start`` it.
+    """
     state = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
     if state.get("LoadState") == "not-found":
         raise NoteError("not installed")
@@ -229,7 +237,7 @@ def describe_unit(shown: str) -> str:
     if state.get("ActiveState") == "failed" or state.get("SubState") == "auto-restart":
         raise EdgeSttError(f"{active}, result {state.get('Result', 'unknown')}, restarted {restarts} times")
     if state.get("ActiveState") != "active":
-        raise NoteError(active, "systemctl start it when it should run")
+        raise NoteError(active, start)
     status = f": {state['StatusText']}" if state.get("StatusText") else ""
     return f"{active}, restarted {restarts} times{status}"
 

@@ -62,11 +62,6 @@ class HotWords:
         self._link()
 
     @classmethod
-    def from_entries(cls, entries: Iterable[tuple[str, float]]) -> HotWords:
-        """From ``(phrase, weight)``. Raises `DecodingError` for an empty phrase or an impossible weight."""
-        return cls(entries)
-
-    @classmethod
     def from_file(cls, path: Path, default_weight: float = DEFAULT_WEIGHT) -> HotWords:
         """Read lines ``phrase<TAB>weight`` (or the phrase alone); ``#`` begins a comment line.
 

@@ -26,9 +26,13 @@ class Interrupted(BaseException):
 
 
 class Interrupts:
-    """While entered, signals become `Interrupted`. Outside the main thread, where Python has none, it does nothing."""
+    """While entered, signals become `Interrupted`. Outside the main thread, where Python has none, it does nothing.
 
-    def __init__(self) -> None:
+    ``insist``: for work whose pieces take long. A Ctrl-C after another signal is a `KeyboardInterrupt` at once.
+    """
+
+    def __init__(self, insist: bool = False) -> None:
+        self._insist = insist
         self._pending: int | None = None
         self._waiting = False
         self._before: dict[int, Any] = {}
@@ -45,6 +49,9 @@ class Interrupts:
             signal.signal(number, handler)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
+        # Only Ctrl-C insists: a terminal that closes may send SIGHUP twice by itself.
+        if self._insist and self._pending is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
         self._pending = number
         if self._waiting:
             self._waiting = False

@@ -11,9 +11,7 @@ node (S. Ortmanns, H. Ney, A. Eiden, "Language-model look-ahead for large vocabu
 from __future__ import annotations
 
 import json
-import os
 import struct
-import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import DecodingError, reason
+from .files import write_atomically
 from .lm import SPECIAL_WORDS, LanguageModel
 from .units import SEPARATOR, UnitSet
 
@@ -217,11 +216,6 @@ class Lexicon:
 
     # From units back to words
 
-    def lookup(self, symbols: Sequence[str]) -> list[str]:
-        """The words with exactly this spelling or pronunciation, the likeliest first."""
-        node = self.find(_encode("?", symbols, self.units))
-        return [] if node is None else [word for word, _ in self._ranked([(node, 0)])]
-
     def nearest(self, symbols: Sequence[str], n_best: int = 5) -> list[tuple[str, int]]:
         """The words whose sequences have the smallest edit distance to ``symbols``, with that distance.
 
@@ -334,10 +328,8 @@ class Lexicon:
         return cls(units, *arrays)
 
     def save(self, path: Path) -> None:
-        """Write the file, all of it or nothing."""
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(self.to_bytes())
-        os.replace(file.name, path)  # noqa: PTH105
+        """Write the file, all of it or nothing, folders made as needed; raises `EdgeSttError` when that cannot be."""
+        write_atomically(path, self.to_bytes())
 
     @classmethod
     def load(cls, path: Path) -> Lexicon:

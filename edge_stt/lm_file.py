@@ -20,7 +20,6 @@ import hashlib
 import itertools
 import json
 import mmap
-import os
 import struct
 import sys
 from collections.abc import Iterator, Mapping
@@ -30,6 +29,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from . import files
 from .errors import DecodingError, reason
 from .lm import MAX_ORDER, Array, LanguageModel, Level, first_children
 
@@ -110,19 +110,12 @@ def _write_sections(path: Path, order: int, sections: Mapping[str, Array]) -> No
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A new file that takes the place of ``path`` once all of it is written, and leaves nothing behind if it fails.
-
-    Raises `DecodingError` where the folder does not take it.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """`edge_stt.files.replacing`, which raises `DecodingError` where the folder does not take the file."""
     try:
-        with temporary.open("wb") as file:
+        with files.replacing(path) as file:
             yield file
-        temporary.replace(path)
     except OSError as error:
         raise DecodingError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read(path: Path, verify: bool = True) -> LanguageModel:

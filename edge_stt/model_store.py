@@ -17,18 +17,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import EdgeSttError, PackageError
+from .errors import EdgeSttError, PackageError, reason
 from .package import INFO_FILE, ModelPackage
+from .recogniser import DEFAULT_MODEL
 from .settings import setting
 from .signatures import SIGNATURE_FILE, verify_signature
 
 SYSTEM_STORE = Path("/var/lib/edge-stt/models")
 ACTIVE, PREVIOUS, VERSIONS = "active", "previous", "versions"
+_NEW, _REMOVED = ".new-", ".removed-"  # beginnings of the names of folders that are being written or deleted
 
 
 @dataclass(frozen=True)
 class ModelsConfig:
-    """Which packages `ModelStore.install` takes."""
+    """Which packages may be installed, chosen (`ModelStore`), and loaded by a service (`check_active`)."""
 
     require_signature: bool = setting(False, "Install and use signed model packages only.")
     public_key: str = setting("", "Their signer's minisign key: the line that begins with RW.")
@@ -61,11 +63,33 @@ def store_paths() -> list[Path]:
 
 
 def active_model() -> Path | None:
-    """The package that `ModelStore.use` chose last, None where none was."""
+    """The package that `ModelStore.use` chose last, None where none was.
+
+    Raises `PackageError` when that cannot be told: another model than the chosen one must not run unnoticed.
+    """
     for store in store_paths():
-        with suppress(OSError):
+        try:
             return (store / ACTIVE).resolve(strict=True)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself, before Python 3.13
+            raise PackageError(
+                f"cannot see which model is active in {store}: {reason(error)}; let this user read that folder"
+            ) from error
     return None
+
+
+def check_active(config: ModelsConfig, named: str = "") -> None:
+    """For a service that is about to load the active package, or the one ``named`` in its settings: is it signed?
+
+    Raises `EdgeSttError` when it must be and is not. Where signatures are not required nothing is read. The model that
+    comes along is part of the installation and needs no signature.
+    """
+    if not config.require_signature:
+        return
+    path = Path(named) if named else active_model()
+    if path is not None and path.resolve() != DEFAULT_MODEL.resolve():
+        verify_signature(ModelPackage.load(path), config.public_key)
 
 
 class ModelStore:
@@ -99,11 +123,9 @@ class ModelStore:
 
     def use(self, name: str) -> Installed:
         """Make an installed package active, by its name or the beginning of it; the active one becomes the previous."""
-        chosen = self._find(name)
         with self._locked():
-            package = ModelPackage.load(chosen.path)
-            self._check_signature(package)
-            check_golden_pair(chosen.path)
+            chosen = self._find(name)
+            self._check(chosen.path)
             before = self._target(ACTIVE)
             if before != chosen.path:
                 self._point(PREVIOUS, before)
@@ -117,19 +139,19 @@ class ModelStore:
             if active is None and previous is None:
                 raise PackageError("there is no other model to go back to; `edge-stt model install` one first")
             if previous is not None:
-                ModelPackage.load(previous)
+                self._check(previous)
             self._point(ACTIVE, previous)
             self._point(PREVIOUS, active)
         return Installed(previous.name, previous, ACTIVE) if previous is not None else None
 
     def remove(self, name: str) -> Installed:
         """Delete an installed package that is neither active nor the previous one."""
-        chosen = self._find(name)
-        if chosen.state:
-            raise PackageError(f"{chosen.name} is the {chosen.state} model; use another one first")
         with self._locked():
+            chosen = self._find(name)
+            if chosen.state:
+                raise PackageError(f"{chosen.name} is the {chosen.state} model; use another one first")
             # Out of sight in one step: who lists the store meanwhile sees a whole package or none.
-            hidden = chosen.path.with_name(f".removed-{chosen.name}")
+            hidden = chosen.path.with_name(f"{_REMOVED}{chosen.name}")
             chosen.path.rename(hidden)
             shutil.rmtree(hidden)
         return chosen
@@ -145,13 +167,18 @@ class ModelStore:
         known = ", ".join(entry.name for entry in installed) or "nothing"
         raise PackageError(f"no model {name!r} is installed; installed: {known}")
 
+    def _check(self, path: Path) -> None:
+        """Raises `EdgeSttError` unless the package is whole, signed where it must be, and works on this machine."""
+        self._check_signature(ModelPackage.load(path))
+        check_golden_pair(path)
+
     def _check_signature(self, package: ModelPackage) -> None:
         if self.config.require_signature:
             verify_signature(package, self.config.public_key)
 
     def _copy(self, package: ModelPackage, target: Path) -> None:
         """Copy file by file what the package lists, and its signature; on the disk before it gets its name."""
-        work = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
+        work = Path(tempfile.mkdtemp(prefix=_NEW, dir=target.parent))
         try:
             names = [*package.files, INFO_FILE]
             with suppress(PackageError):
@@ -193,12 +220,31 @@ class ModelStore:
     def _locked(self) -> Iterator[None]:
         """Let nobody else change the store; what the system refuses becomes a `PackageError`."""
         try:
-            (self.path / VERSIONS).mkdir(parents=True, exist_ok=True)
+            self._make_folders()
             with (self.path / ".lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
+                self._clear()
                 yield
         except OSError as error:
             raise PackageError(f"cannot change {self.path}: {error.strerror or error}") from error
+
+    def _make_folders(self) -> None:
+        """Whatever the umask of who installs, the service's user must come through the folders made here.
+
+        Those above the store are root's to open; in a home they stay as the umask wants them.
+        """
+        versions = self.path / VERSIONS
+        missing = [folder for folder in (versions, *versions.parents) if not folder.exists()]
+        versions.mkdir(parents=True, exist_ok=True)
+        for folder in missing:
+            if folder in (versions, self.path) or os.geteuid() == 0:
+                folder.chmod(0o755)
+
+    def _clear(self) -> None:
+        """Delete what a change that was broken off left behind: under the lock it is nobody's work."""
+        for folder in (self.path / VERSIONS).iterdir():
+            if folder.name.startswith((_NEW, _REMOVED)):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_golden_pair(path: Path) -> None:

@@ -11,6 +11,7 @@ harm, so none is ever sent again. What was said while the broker is away waits f
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -99,6 +100,7 @@ class MqttSink(QueuedSink):
         self.config = config
         self._client: Any = None
         self._connected = threading.Event()
+        self._telling = threading.Lock()  # the state, and whether its changes are published
         self._held: deque[tuple[float, Event]] = deque()  # and when, by time.monotonic
         self._state: dict[str, Any] = {"status": "starting", "speaking": False}
         self._trouble = ""
@@ -189,10 +191,11 @@ class MqttSink(QueuedSink):
             state["speaking"] = True
         elif isinstance(event, FinalEvent | NothingEvent):
             state["speaking"] = False
-        if state != self._state:
-            self._state = state
-            if self.connected:
-                self._publish_state()
+        with self._telling:
+            if state != self._state:
+                self._state = state
+                if self.connected:
+                    self._publish_state()
 
     def _publish_state(self) -> None:
         self._client.publish(self._topic("state"), json.dumps(self._state, ensure_ascii=False), retain=True)
@@ -203,13 +206,14 @@ class MqttSink(QueuedSink):
         if reason.is_failure:
             self._complain(f"the broker refuses: {reason}")
             return
-        if self.config.discovery:
-            topic, payload = discovery(self.config)
-            client.publish(topic, json.dumps(payload), retain=True)
-        self._publish_state()
-        client.publish(self._topic("availability"), "online", retain=True)
+        topic, payload = discovery(self.config)
+        # nothing, retained, takes back what an earlier run announced
+        client.publish(topic, json.dumps(payload) if self.config.discovery else "", retain=True)
+        with self._telling:  # a change in between would be told by nobody; publishing does not wait, nor does this
+            self._publish_state()
+            client.publish(self._topic("availability"), "online", retain=True)
+            self._connected.set()
         self._trouble = ""
-        self._connected.set()
         logger.info("mqtt: connected to %s, topic %s", self.config.host, self.config.base)
 
     def _on_disconnect(self, _client: Any, _userdata: Any, _flags: Any, reason: Any, _properties: Any) -> None:
@@ -236,7 +240,7 @@ def discovery(config: MqttConfig) -> tuple[str, dict[str, Any]]:
     microphone is heard.
     """
     base, final, state = config.base, f"{config.base}/final", f"{config.base}/state"
-    own = "edge_stt_" + re.sub(r"[^a-zA-Z0-9]+", "_", base).strip("_").lower()
+    own = _identifier(base)
     said = ", ".join(f"'{name}': value_json.{name}" for name in ("text", "confidence", "score", "slots"))
     entities: dict[str, dict[str, Any]] = {
         "utterance": {
@@ -287,6 +291,18 @@ def discovery(config: MqttConfig) -> tuple[str, dict[str, Any]]:
         "components": {name: {**entity, "unique_id": f"{own}_{name}"} for name, entity in entities.items()},
     }
     return f"{config.discovery_prefix}/device/{own}/config", payload
+
+
+def _identifier(base: str) -> str:
+    """What Home Assistant knows this daemon by, of letters, digits and underscores.
+
+    A hash keeps apart topics that differ in other characters only, such as those of no Latin letter. Plain topics have
+    none: devices would be found anew.
+    """
+    own = "edge_stt_" + re.sub(r"[^a-zA-Z0-9]+", "_", base).strip("_").lower()
+    if re.fullmatch(r"[a-zA-Z0-9/_-]*", base):
+        return own
+    return f"{own.rstrip('_')}_{hashlib.sha256(base.encode()).hexdigest()[:8]}"
 
 
 def _password(path: str) -> str | None:

@@ -226,7 +226,9 @@ def write_package(path: Path, info: ModelInfo, files: Mapping[str, bytes], overw
                 new = work / path.name
                 with zipfile.ZipFile(new, "w", zipfile.ZIP_DEFLATED) as archive:
                     for name in sorted(everything):
-                        archive.writestr(zipfile.ZipInfo(name), everything[name])
+                        entry = zipfile.ZipInfo(name)  # with no time of its own: equal contents, equal bytes
+                        entry.compress_type = archive.compression  # else writestr stores it as it is
+                        archive.writestr(entry, everything[name])
             else:
                 new = work / "new"
                 new.mkdir()

@@ -5,15 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any
 
-from .errors import EdgeSttError
 from .figures import Change, Figure, Row, Scored, clip_data
+from .files import write_atomically as write_atomically  # noqa: PLC0414 - `bench` takes it from here
 from .machine import Condition, Machine, pi_flag_names
 
 FORMAT = 1
@@ -184,31 +181,6 @@ def summary(report: Report) -> str:
     elif report.after.throttle_events is not None:
         parts.append("throttled" if report.after.throttle_events != report.before.throttle_events else "not throttled")
     return " · ".join(parts)
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all; raises `EdgeSttError` when that cannot be."""
-    # Names that are not UTF-8 hold lone surrogates, which JSON has an escape for and UTF-8 has not.
-    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            os.chmod(temporary, 0o666 & ~_umask())  # noqa: PTH101 - mkstemp's own mode is for the owner alone
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise EdgeSttError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def print_table(rows: Sequence[Row], console: Any) -> None:

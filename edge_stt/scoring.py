@@ -3,11 +3,12 @@
 Alignment is jiwer's (minimal edit distance; a device has no jiwer, and counts edits alone); the intervals are those of
 M. Bisani and H. Ney, "Bootstrap estimates for confidence intervals in ASR performance evaluation", ICASSP 2004: whole
 speakers are drawn with replacement, because the errors of one speaker are not independent. With fewer than
-`MIN_SPEAKERS` speakers clips are drawn instead, which says less about speakers not heard.
+`MIN_SPEAKERS` known speakers clips are drawn instead, which says less about speakers not heard.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -20,6 +21,9 @@ from .errors import RuntimeMissingError
 
 BOOTSTRAP_DRAWS = 2_000
 MIN_SPEAKERS = 5
+MIN_GROUPS = 5  # drawn speakers or clips, for a difference to be more than chance: of one clip all draws are the same
+# What `edge_stt.corpora` calls a speaker whom the corpus does not name, and `edge_stt.benchmark` numbers by clip.
+_UNNAMED = re.compile(r"(?:^|/)(?:unknown(?:-\d+)?)?$")
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,10 @@ class ClipScore:
 
 @dataclass(frozen=True)
 class Interval:
-    """A rate in percent with its 95 % interval, None when there is one clip alone; ``drawn``: speakers or clips."""
+    """A rate in percent with its 95 % interval, None when there is one clip alone.
+
+    ``drawn``: speakers, clips, or both where some speakers are unknown.
+    """
 
     rate: float
     low: float | None
@@ -72,7 +79,7 @@ class Difference:
     """New minus old rate on the same clips, in points, with its 95 % interval.
 
     ``probability_worse`` is the share of the draws in which the new one is worse (the paper's "probability of
-    improvement", turned round); ties count half.
+    improvement", turned round); ties count half. ``groups`` is how many speakers or clips were drawn from.
     """
 
     points: float
@@ -80,11 +87,17 @@ class Difference:
     high: float
     probability_worse: float
     drawn: str
+    groups: int = MIN_GROUPS
+
+    @property
+    def too_few(self) -> bool:
+        """Whether there are too few speakers or clips to tell a difference from chance."""
+        return self.groups < MIN_GROUPS
 
     @property
     def significant(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.low > 0.0 or self.high < 0.0
+        """Whether the interval leaves out zero, and there is enough behind it."""
+        return not self.too_few and (self.low > 0.0 or self.high < 0.0)
 
 
 def _jiwer() -> Any:
@@ -171,15 +184,18 @@ def percent(counts: Counts) -> float:
 
 def _groups(speakers: Sequence[str]) -> tuple[npt.NDArray[np.intp], int, str]:
     """For each clip the group that is drawn with it, the number of groups, and what a group is."""
-    names = sorted(set(speakers))
-    if len(names) < MIN_SPEAKERS:
+    # Somebody unknown may be anybody: such a clip is a group of its own.
+    names = [f"\0{i}" if _UNNAMED.search(speaker) else speaker for i, speaker in enumerate(speakers)]
+    groups = sorted(set(names))
+    unnamed = sum(name.startswith("\0") for name in groups)
+    if len(groups) - unnamed < MIN_SPEAKERS:
         return np.arange(len(speakers)), len(speakers), "clips"
-    index = {name: i for i, name in enumerate(names)}
-    return np.array([index[speaker] for speaker in speakers]), len(names), "speakers"
+    index = {name: i for i, name in enumerate(groups)}
+    return np.array([index[name] for name in names]), len(groups), "speakers and clips" if unnamed else "speakers"
 
 
-def _draw(speakers: Sequence[str], *columns: Sequence[float]) -> tuple[list[npt.NDArray[np.float64]], str]:
-    """Bootstrap sums ``[draws]`` of each column, the same groups drawn for all of them."""
+def _draw(speakers: Sequence[str], *columns: Sequence[float]) -> tuple[list[npt.NDArray[np.float64]], int, str]:
+    """Bootstrap sums ``[draws]`` of each column, the same groups drawn for all; how many groups, and what they are."""
     group, count, drawn = _groups(speakers)
     sums = [np.bincount(group, weights=np.asarray(column, np.float64), minlength=count) for column in columns]
     rng = np.random.default_rng(0)
@@ -188,13 +204,13 @@ def _draw(speakers: Sequence[str], *columns: Sequence[float]) -> tuple[list[npt.
         chosen = rng.integers(count, size=(100, count))
         for column, values in zip(out, sums, strict=True):
             column.append(values[chosen].sum(axis=1))
-    return [np.concatenate(column) for column in out], drawn
+    return [np.concatenate(column) for column in out], count, drawn
 
 
 def interval(clips: Sequence[ClipScore], unit: str = "words") -> Interval:
     """The corpus-level rate of ``words`` or ``characters`` with its bootstrap interval."""
     counts = [getattr(clip, unit) for clip in clips]
-    (errors, units), drawn = _draw([c.speaker for c in clips], [c.errors for c in counts], [c.units for c in counts])
+    (errors, units), _, drawn = _draw([c.speaker for c in clips], [c.errors for c in counts], [c.units for c in counts])
     if len(clips) < 2:
         return Interval(percent(total(counts)), None, None, drawn)
     low, high = np.percentile(100.0 * errors / np.maximum(1.0, units), [2.5, 97.5])
@@ -206,15 +222,19 @@ def compare(old: Sequence[ClipScore], new: Sequence[ClipScore], unit: str = "wor
     assert [c.id for c in old] == [c.id for c in new]
     before, after = ([getattr(clip, unit) for clip in clips] for clips in (old, new))
     changes = [b.errors - a.errors for a, b in zip(before, after, strict=True)]
-    (change, units), drawn = _draw([c.speaker for c in new], changes, [c.units for c in after])
+    (change, units), groups, drawn = _draw([c.speaker for c in new], changes, [c.units for c in after])
     points = 100.0 * change / np.maximum(1.0, units)
     low, high = np.percentile(points, [2.5, 97.5])
     worse = float((points > 0).mean() + 0.5 * (points == 0).mean())
-    return Difference(100.0 * sum(changes) / max(1, sum(c.units for c in after)), float(low), float(high), worse, drawn)
+    rate = 100.0 * sum(changes) / max(1, sum(c.units for c in after))
+    return Difference(rate, float(low), float(high), worse, drawn, groups)
 
 
 def compare_times(old: Sequence[float], new: Sequence[float]) -> tuple[float, float, float]:
-    """Ratio of the sums of two series of seconds on the same clips, with its 95 % interval (clips drawn, paired)."""
-    (before, after), _ = _draw([""] * len(old), old, new)
+    """Ratio of the sums of two series of seconds on the same clips, with its 95 % interval (clips drawn, paired).
+
+    With fewer than `MIN_GROUPS` clips the interval says little, with one nothing.
+    """
+    (before, after), _, _ = _draw([""] * len(old), old, new)
     low, high = np.percentile(after / np.maximum(before, 1e-12), [2.5, 97.5])
     return float(sum(new) / max(sum(old), 1e-12)), float(low), float(high)

@@ -9,18 +9,32 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from pathlib import Path
 from typing import Any
 
-from .errors import PackageError, RuntimeMissingError
+from .errors import EdgeSttError, PackageError, RuntimeMissingError, reason
 from .package import INFO_FILE, ModelPackage
 
 SIGNATURE_FILE = INFO_FILE + ".minisig"
 _TRUSTED = "trusted comment: "
 
 
+def read_public_key(given: str) -> str:
+    """A public key's text, where the key itself or its file is given; raises `EdgeSttError` without that file."""
+    if not given or given.startswith(("RW", "untrusted comment:")):
+        return given
+    try:
+        return Path(given).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or no possible path
+        raise EdgeSttError(f"cannot read the public key {given}: {reason(error)}") from error
+
+
 def verify_signature(package: ModelPackage, public_key: str) -> str:
-    """The signed ("trusted") comment; raises `PackageError` when the signature is missing, wrong or another's."""
-    key_id, key = _parse_key(public_key)
+    """The signed ("trusted") comment; raises `PackageError` when the signature is missing, wrong or another's.
+
+    ``public_key`` is as for `read_public_key`.
+    """
+    key_id, key = _parse_key(read_public_key(public_key))
     try:
         lines = package.read(SIGNATURE_FILE).decode("utf-8").splitlines()
     except PackageError as error:

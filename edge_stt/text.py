@@ -2,7 +2,7 @@
 
 What a `Normaliser` does, in order: Unicode compatibility form, without the diacritics that are no part of a letter of
 the language; typographic quotes to plain ones; lower case; replacements, abbreviations and signs spelled out; numbers
-to words where the language has rules for them (English: cardinal, ordinal, years, decimals, money); everything but
+to words where the language has rules for them (English: cardinal, ordinal, years, decimals, fractions, money); all but
 letters and spaces dropped, hyphens and dashes becoming spaces, apostrophes kept inside words where they are letters;
 variants of spelling to one of them. All of it is data in a language file (`edge_stt.language`).
 """
@@ -18,11 +18,16 @@ from typing import Any
 
 from .errors import DataError, RuntimeMissingError
 
-_ORDINAL = re.compile(r"\b(\d[\d,]*)(?:st|nd|rd|th)\b")
-_YEAR = re.compile(r"(?<![\d,.])(1[1-9]\d\d|20[1-9]\d)(?!\d|[,.]\d)")
-_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
+_COUNT = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"  # "1,234" is one number, "12,13" are two
+_AMOUNT = rf"(?:(?:{_COUNT}\s+)?\d+⁄\d+|{_COUNT}(?:\.\d+)?)"
+_ORDINAL = re.compile(rf"\b({_COUNT})(?:st|nd|rd|th)\b")
+_YEAR = re.compile(r"(?<![\d.⁄])(1[1-9]\d\d|20[1-9]\d)(?![\d⁄]|\.\d|\s+\d+⁄)")
+_NUMBER = re.compile(_AMOUNT)
+_FRACTION = re.compile(r"[¼-¾⅐-⅞↉]|⅟\d+")  # single characters, which NFKD turns into digits around a "⁄"
+_PARTS = {"2": ("half", "halves"), "4": ("quarter", "quarters")}  # the others are ordinals
+MAX_DIGITS = 15  # of a number that is said as one; longer ones are no quantities, and inflect knows words up to 36
 _SPACES = re.compile(r"\s+")
-_SEPARATORS = '-–—_/\\.,;:!?()[]{}"*|~<>…'
+_SEPARATORS = '-–—_/⁄\\.,;:!?()[]{}"*|~<>…'
 NUMBERS = ("", "english")  # whose rules spell digits; "" for none
 UNKNOWN = ("drop", "report")
 
@@ -38,8 +43,42 @@ def _engine() -> Any:
     return inflect.engine()
 
 
-def _words(number: str) -> str:
-    return " " + str(_engine().number_to_words(number.replace(",", ""), andword="", decimal="point")) + " "
+def _cardinal(digits: str) -> str:
+    if len(digits) > MAX_DIGITS:
+        return " ".join(map(_cardinal, digits))
+    return str(_engine().number_to_words(digits, andword=""))
+
+
+def _ordinal(digits: str) -> str:
+    if len(digits) > MAX_DIGITS:
+        return " ".join([*map(_cardinal, digits[:-1]), _ordinal(digits[-1])])
+    return str(_engine().number_to_words(_engine().ordinal(digits), andword=""))
+
+
+def _fraction(numerator: str, denominator: str, mixed: bool) -> str:
+    """``3⁄4`` in words; ``mixed`` after a whole number."""
+    glue = "and " if mixed else ""
+    if len(denominator) > MAX_DIGITS or int(denominator) < 2:
+        return f"{glue}{_cardinal(numerator)} over {_cardinal(denominator)}"
+    one, many = _PARTS.get(denominator, (_ordinal(denominator), f"{_ordinal(denominator)}s"))
+    if numerator == "1":
+        return f"{glue}{'a' if mixed and denominator in _PARTS else 'one'} {one}"
+    return f"{glue}{_cardinal(numerator)} {many}"
+
+
+def _words(amount: str) -> str:
+    """What `_AMOUNT` matches, in words between spaces."""
+    *counts, last = amount.replace(",", "").split()
+    parts = [_cardinal(count) for count in counts]
+    if "⁄" in last:
+        numerator, _, denominator = last.partition("⁄")
+        parts.append(_fraction(numerator, denominator, bool(counts)))
+    else:
+        whole, _, decimals = last.partition(".")
+        parts.append(_cardinal(whole))
+        if decimals:
+            parts += ["point", *map(_cardinal, decimals)]
+    return f" {' '.join(parts)} "
 
 
 def _year(match: re.Match[str]) -> str:
@@ -145,6 +184,7 @@ class Normaliser:
 
     def _composed(self, text: str) -> str:
         """Lower case, with the diacritics that are part of the language's letters, and no others."""
+        text = _FRACTION.sub(lambda m: f" {m[0]} ", text)  # or "2½" would become "21⁄2"
         text = unicodedata.normalize("NFKD", text).replace("’", "'").replace("‘", "'").replace("`", "'").lower()
         for apart, letter in self._letters_apart:
             text = text.replace(apart, letter)
@@ -164,16 +204,15 @@ class Normaliser:
 
     def _spell_numbers(self, text: str) -> str:
         text = self._money_sign.sub(self._money, text)
-        text = _ORDINAL.sub(
-            lambda m: " " + str(_engine().number_to_words(_engine().ordinal(m[1].replace(",", "")), andword="")) + " ",
-            text,
-        )
+        text = _ORDINAL.sub(lambda m: f" {_ordinal(m[1].replace(',', ''))} ", text)
         text = _YEAR.sub(_year, text)
         return _NUMBER.sub(lambda m: _words(m[0]), text)
 
     def _money(self, match: re.Match[str]) -> str:
-        one, many = self.currencies[match[1]]
-        return _words(match[2]) + (one if match[2] == "1" else many) + " "
+        sign, amount = match.groups()
+        one, many = self.currencies[sign]
+        single = amount == "1" or ("⁄" in amount and len(amount.split()) == 1)  # "one half pound"
+        return _words(amount) + (one if single else many) + " "
 
     @cached_property
     def _letters_apart(self) -> tuple[tuple[str, str], ...]:
@@ -197,7 +236,7 @@ class Normaliser:
 
     @cached_property
     def _money_sign(self) -> re.Pattern[str]:
-        return re.compile(rf"({_any_of(''.join(self.currencies))})\s?(\d[\d,]*(?:\.\d+)?)")
+        return re.compile(rf"({_any_of(''.join(self.currencies))})\s*({_AMOUNT})")
 
 
 @lru_cache(maxsize=1)

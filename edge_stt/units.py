@@ -5,11 +5,9 @@ A unit set is data, so that a second language is a file and not a code change: `
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from .errors import DataError
 
@@ -64,15 +62,6 @@ class UnitSet:
         return (" " if self.kind == "characters" else " | ").join(
             filter(None, (glue.join(word.split()) for word in words))
         )
-
-    @classmethod
-    def from_json(cls, path: Path) -> UnitSet:
-        """Read ``{"name": …, "kind": …, "symbols": [blank, separator, …]}``."""
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            return cls(data["name"], data["kind"], tuple(data["symbols"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is not a unit set: {error}") from error
 
 
 # Those of ``languages/english.toml``, read on first use.

@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import select
+import struct
 import subprocess
 import sys
 import threading
@@ -321,6 +322,26 @@ def test_a_recording_that_was_never_closed_is_read(tmp_path: Path, caplog: pytes
     path.write_bytes(wav(bytes(9_000), bits=24, data_size=0))
     with pytest.raises(AudioError, match="never closed"):
         read_audio(path)
+
+
+@pytest.mark.parametrize("length", [9_000, 9_001])
+@pytest.mark.parametrize("bits", [16, 24])
+def test_what_follows_no_samples_is_not_taken_for_sound(
+    tmp_path: Path, length: int, bits: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Titles and pictures behind an empty ``data`` chunk; but samples behind one, even all zero, are a recording."""
+    path = tmp_path / "empty.wav"
+    tags = b"id3 " + struct.pack("<I", 5) + b"hello\0" + b"LIST" + struct.pack("<I", length) + b"x" * length
+    for filling in dict.fromkeys((b"", bytes(length % 2))):
+        path.write_bytes(wav(b"", bits=bits) + tags + filling)
+        assert len(read_audio(path)) == 0
+        assert audio_duration(path) == 0.0
+    assert not caplog.records
+    for after in (tags[:-100], tags + b"more than a filling byte", bytes(9_000)):
+        path.write_bytes(wav(b"", bits=16) + after)
+        assert len(read_audio(path)) == len(after) // 2
+        assert "never closed" in caplog.text
+        caplog.clear()
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ def test_any_chunking_gives_the_same(kind: str, data: st.DataObject) -> None:
         "open": lambda: BeamDecoder(ENGLISH_CHARACTERS, config),
         "model": lambda: character_decoder(config),
         "lexicon": lambda: sounds,
-        "hot words": lambda: character_decoder(config, HotWords.from_entries([("lazy dog", 3.0), ("bestow", 2.0)])),
+        "hot words": lambda: character_decoder(config, HotWords([("lazy dog", 3.0), ("bestow", 2.0)])),
     }[kind]()
     if kind == "lexicon":
         labels = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=300))
@@ -187,15 +187,14 @@ def test_settling_words_changes_nothing() -> None:
     assert len(log_probs) > 2000
     whole = character_decoder(BeamConfig(history_frames=10_000)).decode(log_probs)[0]
     decoder = character_decoder(BeamConfig(history_frames=80))
-    state, words = decoder.start(), []
+    state = decoder.start()
     for start in range(0, len(log_probs), 50):
-        state, settled = decoder.take_settled(decoder.advance(state, log_probs[start : start + 50]))
-        words += settled
-    assert len(words) > 200
-    last = decoder.finish(state)[0]
+        state = decoder.advance(state, log_probs[start : start + 50])
+    assert sum(len(part.words) for part in state.settled) > 200
+    found = decoder.finish(state)[0]
     # Confidences may differ a little at a cut: rivals that reach back beyond it are forgotten.
-    assert [(w.text, w.start, w.end) for w in (*words, *last.words)] == [(w.text, w.start, w.end) for w in whole.words]
-    assert last.score == pytest.approx(whole.score, abs=1e-6)
+    assert [(w.text, w.start, w.end) for w in found.words] == [(w.text, w.start, w.end) for w in whole.words]
+    assert found.score == pytest.approx(whole.score, abs=1e-6)
 
 
 def test_memory_is_flat_for_ten_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +212,7 @@ def test_memory_is_flat_for_ten_minutes(monkeypatch: pytest.MonkeyPatch) -> None
                 log_probs = peaky_log_probs(second, rng.integers(1, units, 12).tolist(), units)[:25]
             else:
                 log_probs = random_log_probs(second, 10, units, 1.0)
-            state, _ = decoder.take_settled(decoder.advance(state, log_probs))
+            state = replace(decoder.advance(state, log_probs), settled=())  # words are kept, and may be
             if second % 20 == 0 and second > 120:
                 gc.collect()
                 counts.append(len(gc.get_objects()))

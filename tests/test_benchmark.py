@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,23 @@ import pytest
 import soundfile
 
 from edge_stt.audio import read_audio
-from edge_stt.bench_worker import revised_words, speech_bounds
+from edge_stt.bench_worker import measure_stream, revised_words, speech_bounds
 from edge_stt.benchmark import TestSet, Worker, WorkerError, load_set, load_sets, run
 from edge_stt.commands.bench import choose_variants
-from edge_stt.engines import ENGINES, Variant
+from edge_stt.endpoint_bench import speech_end
+from edge_stt.engines import ENGINES, EngineInfo, Reading, StreamEvent, Variant
 from edge_stt.errors import DataError, UsageError
-from edge_stt.figures import Row, Scored, compare_runs, read_run, tabulate
+from edge_stt.features import Floats
+from edge_stt.figures import (
+    Row,
+    Scored,
+    check_comparable,
+    clip_data,
+    compare_runs,
+    cut_off_warnings,
+    read_run,
+    tabulate,
+)
 from edge_stt.plot import pareto_front
 from edge_stt.stage_clock import StageClock
 
@@ -174,6 +186,19 @@ def test_an_unreadable_clip_is_left_out_for_all(manifest: Path, tmp_path: Path) 
     assert done.stderr.count("junk.wav") == 1
     assert "broken.jsonl:1" in done.stderr
     assert [json.loads(line)["clips"] for line in done.stdout.splitlines()] == [len(CLIPS)] * 2
+
+
+def test_a_set_without_a_readable_clip_does_not_stop_the_others(manifest: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs the bench extra")
+    (tmp_path / "junk.wav").write_bytes(b"not audio at all")
+    (tmp_path / "junk.jsonl").write_text('{"audio_filepath": "junk.wav", "text": "nothing"}\n')
+    done = bench(tmp_path / "junk.jsonl", manifest, "--repeats", 1, "--json", "--output", tmp_path / "out")
+    assert done.returncode == 1
+    assert [json.loads(line)["set"] for line in done.stdout.splitlines()] == [load_set(manifest).name]
+    assert done.stderr.count(f"no clip of {load_set(tmp_path / 'junk.jsonl').name} can be read") == 1
+    data = json.loads((tmp_path / "out" / "bench.json").read_text(encoding="utf-8"))
+    assert any("no clip of" in failure for failure in data["failures"])
+    assert len(data["results"]) == 1
 
 
 def test_no_readable_clip_is_an_error(tmp_path: Path) -> None:
@@ -359,6 +384,60 @@ def test_the_bounds_of_speech() -> None:
     assert end == pytest.approx(2.0, abs=0.02)
     assert speech_bounds(np.zeros(16_000, np.float32)) == (0.0, 1.0)
     assert speech_bounds(np.zeros(100, np.float32)) == (0.0, 100 / 16_000)
+    assert speech_end(samples) == round(end * 16_000)  # one definition for all that is measured
+    assert speech_end(np.zeros(100, np.float32)) == 100
+
+
+class Scripted:
+    """An engine and its stream: shows a text as soon as so many seconds were heard, or at the end what is left."""
+
+    info = EngineInfo("", "", 0)
+
+    def __init__(self, *script: tuple[float, StreamEvent]) -> None:
+        self.clock = StageClock()
+        self._script = list(script)
+        self._heard = 0.0
+
+    def transcribe(self, samples: Floats) -> Reading:
+        raise NotImplementedError
+
+    def stream(self) -> Scripted:
+        return self
+
+    def accept(self, samples: Floats) -> list[StreamEvent]:
+        self._heard += len(samples) / 16_000
+        return self._take(self._heard + 1e-6)
+
+    def finish(self) -> list[StreamEvent]:
+        return self._take(100.0)
+
+    def _take(self, until: float) -> list[StreamEvent]:
+        due = [event for at, event in self._script if at <= until]
+        self._script = [(at, event) for at, event in self._script if at > until]
+        return due
+
+
+def test_an_utterance_that_is_cut_off_has_no_latency() -> None:
+    samples = np.zeros(80_000, np.float32)
+    samples[16_000:64_000] = 0.3 * np.sin(np.arange(48_000) * 0.2).astype(np.float32)  # speech from 1 s to 4 s
+
+    def measured(*script: tuple[float, StreamEvent]) -> tuple[float | None, bool]:
+        found = measure_stream(Scripted(*script), samples)
+        return found["final"], found["cut_off"]
+
+    early, late = StreamEvent(True, "turn"), StreamEvent(True, "the light on")
+    partial = StreamEvent(False, "the")
+    assert measured((2.0, early)) == (None, True)
+    assert measured((2.0, early), (3.0, partial)) == (None, False)  # told before it had found the end
+    assert measured((2.0, early), (99.0, late)) == (None, False)
+    assert measured() == (None, False)
+    for script in ([(4.8, late)], [(2.0, early), (4.8, late)], [(2.0, early), (3.0, partial), (4.8, late)]):
+        final, cut_off = measured(*script)
+        assert final == pytest.approx(0.8, abs=0.05)
+        assert not cut_off
+    final, cut_off = measured((2.0, early), (6.0, late))  # waited for after the clip
+    assert final == pytest.approx(2.0, abs=0.05)
+    assert not cut_off
 
 
 @pytest.fixture(scope="module")
@@ -376,11 +455,19 @@ def test_streaming_is_measured_at_the_pace_of_speech(streamed: list[Scored]) -> 
     assert 0.1 < row.first_partial_p50 <= row.first_partial_p95 < 3.0  # type: ignore[operator]
     assert 0.7 < row.final_p50 <= row.final_p95 < 2.5  # type: ignore[operator]
     assert 0.0 < row.flush_p50 < 0.3  # type: ignore[operator]
+    assert (row.cut_off, offline.cut_off) == (0, None)
     assert row.revised_words is not None
     assert row.revised_words >= 0.0
     assert row.latency_p50 is None
     assert offline.final_p50 is None
     assert abs(row.wer - offline.wer) < 40  # the running mean is not that of the whole clip, but near
+
+
+def test_cut_off_utterances_are_counted_and_shown(streamed: list[Scored]) -> None:
+    assert cut_off_warnings(streamed) == []
+    cut = replace(streamed[0], row=replace(streamed[0].row, cut_off=2))
+    (line,) = cut_off_warnings([*streamed, cut])
+    assert f"2 of {len(CLIPS)} clips cut off" in line
 
 
 def test_a_streamed_text_is_that_of_the_streaming_recogniser(streamed: list[Scored]) -> None:
@@ -458,9 +545,51 @@ def test_a_run_equals_itself(bench_output: Path, manifest: Path) -> None:
     assert "no difference" in done.stdout
 
 
+def test_what_has_nothing_in_common_is_refused_before_measuring(bench_output: Path, tmp_path: Path) -> None:
+    done = bench("--repeats", 100_000, "--compare", bench_output / "bench.json", "--output", tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "nothing to compare" in done.stderr
+
+
+def test_what_can_be_compared_is_known_before(bench_output: Path, manifest: Path) -> None:
+    data, sets = read_run(bench_output / "bench.json"), [load_set(manifest)]
+    check_comparable(data, sets, [Variant(mode="stream"), Variant()])
+    for variant in (Variant(mode="stream"), Variant(threads=3), Variant("vosk")):
+        with pytest.raises(DataError, match="nothing to compare"):
+            check_comparable(data, sets, [variant])
+    others = replace(sets[0], references=tuple(f"{text} and more" for text in sets[0].references))
+    with pytest.raises(DataError, match="nothing to compare"):
+        check_comparable(data, [others], [Variant()])
+
+
+def test_what_cannot_be_compared_after_all_is_shown_all_the_same(
+    bench_output: Path, manifest: Path, tmp_path: Path
+) -> None:
+    """Which decoder a model has by itself is known only once it is loaded."""
+    arguments = (manifest, "--repeats", 1, "--decoder", "greedy", "--json", "--output", tmp_path / "out")
+    done = bench(*arguments, "--compare", bench_output / "bench.json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["clips"] == len(CLIPS)
+    assert "nothing to compare" in done.stderr
+    data = json.loads((tmp_path / "out" / "bench.json").read_text(encoding="utf-8"))
+    assert len(data["results"]) == 1
+    assert "nothing to compare" in data["failures"][0]
+
+
+def test_one_clip_is_too_few_for_a_verdict() -> None:
+    sets = [load_demo()]
+    (now,) = tabulate(run(sets, [Variant(decoder="greedy")], 1), sets)
+    old = {"results": [{**asdict(now.row), "clip_results": clip_data(now)}]}
+    counts = now.scores[0].words
+    worse = replace(now.scores[0], words=replace(counts, substitutions=counts.substitutions + 9))
+    (change,) = compare_runs(old, [replace(now, scores=[worse])])
+    assert change.points > 0
+    assert change.verdict == "too few to tell"
+
+
 def test_a_regression_fails_and_an_improvement_does_not(manifest: Path, tmp_path: Path) -> None:
     """The earlier run made hopeless: everything now is better. And made perfect: worse, on texts read backwards."""
-    items = [json.loads(line) for line in manifest.read_text().splitlines()]
+    items = [json.loads(line) for line in 2 * manifest.read_text().splitlines()]  # enough for a verdict
     for item in items:
         item["text"] = " ".join(reversed(item["text"].split()))
     backwards = tmp_path / manifest.name

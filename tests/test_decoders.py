@@ -135,7 +135,7 @@ def test_parts_that_do_not_fit_are_refused(
     with pytest.raises(DecodingError, match="unknown decoder"):
         choose(package, "viterbi")
     with pytest.raises(DecodingError, match="hot words"):
-        build_decoder(package, choose(package, "greedy"), HotWords.from_entries([("light", 2.0)]))
+        build_decoder(package, choose(package, "greedy"), HotWords([("light", 2.0)]))
     newer = replace(info, decoding={"decoder": "beam", "head": "characters", "beam": {"new_setting": 1}})
     path = write_package(tmp_path / "newer", newer, package_files)
     with pytest.raises(DecodingError, match="update edge-stt"):

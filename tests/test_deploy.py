@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -15,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from edge_stt.debian_package import DebError, choose_deb, read_deb
-from edge_stt.deployment import DeployError, Device, check, check_space
+from edge_stt.debian_package import Deb, DebError, choose_deb, read_deb
+from edge_stt.deployment import DeployError, Deployment, Device, NotRestoredError, check, check_space
 from edge_stt.package import ModelPackage, write_package
 from edge_stt.recogniser import DEFAULT_MODEL
+from edge_stt.remote import Remote, RemoteError
 
 from .conftest import ROOT
 
@@ -27,7 +29,7 @@ ARCH = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), "")
 NEEDS = ("sshd", "ssh", "ssh-keygen", "dpkg-deb", "apt-get", "unshare")
 missing = [name for name in NEEDS if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") is None]
 needs_debian = pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}")
-PI = Device("arm64", "bookworm", "Raspberry Pi OS", "3.11", 10**6, 10**6, "sudo", "", "", True, "active", "enabled")
+PI = Device("arm64", "bookworm", "Raspberry Pi OS", "3.11", 10**6, 10**6, "sudo", "", "", "", True, "active", "enabled")
 
 # The machine deployed to: this one's files under an overlay in memory, in a mount namespace of its own.
 MACHINE = """
@@ -37,13 +39,16 @@ mkdir "$1/upper" "$1/work" "$1/root"
 mount -t overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" none "$1/root"
 for name in proc dev; do mount --rbind "/$name" "$1/root/$name"; done
 mkdir -p "$1/root/run/sshd"
-rm -rf "$1/root/var/lib/edge-stt" "$1/root/etc/edge-stt"
+rm -rf "$1/root/var/lib/edge-stt" "$1/root/var/cache/edge-stt" "$1/root/etc/edge-stt"
+rm -f "$1/root/root/.bashrc"  # every command over ssh would wait for all that a developer has in it
 exec chroot "$1/root" /usr/sbin/sshd -D -e -f "$2"
 """
 
 
-def make_deb(folder: Path, version: str, program: str, release: int | None = None, arch: str = ARCH) -> Path:
-    """A package whose edge-stt is a shell script."""
+def make_deb(
+    folder: Path, version: str, program: str, release: int | None = None, arch: str = ARCH, postinst: str = "true"
+) -> Path:
+    """A package whose edge-stt is a shell script; what purging does is what it does."""
     tree = folder / f"tree-{version}"
     for name in ("DEBIAN", "usr/bin", "etc/edge-stt"):
         (tree / name).mkdir(parents=True)
@@ -55,7 +60,10 @@ def make_deb(folder: Path, version: str, program: str, release: int | None = Non
     (tree / "DEBIAN/conffiles").write_text("/etc/edge-stt/config.toml\n")
     (tree / "etc/edge-stt/config.toml").write_text(f"# {version}\n")
     (tree / "usr/bin/edge-stt").write_text(f"#!/bin/sh\n{program}\n")
-    (tree / "usr/bin/edge-stt").chmod(0o755)
+    (tree / "DEBIAN/postinst").write_text(f"#!/bin/sh\n{postinst}\n")
+    shutil.copy(ROOT / "deploy/debian/postrm", tree / "DEBIAN")
+    for name in ("usr/bin/edge-stt", "DEBIAN/postinst", "DEBIAN/postrm"):
+        (tree / name).chmod(0o755)
     path = folder / f"edge-stt_{version}~deb{number}_{arch}.deb"
     subprocess.run(["dpkg-deb", "-Zxz", "--build", tree, path], check=True, capture_output=True)
     return path
@@ -82,6 +90,12 @@ class Machine:
     def run(self, script: str) -> str:
         command = ["ssh", *self.options.split(), "root@localhost", script]
         return subprocess.run(command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
+
+    def reset(self, deb: Path | None = None) -> None:
+        """Nothing of edge-stt is there, or just this package."""
+        self.run("dpkg --purge edge-stt; rm -rf /var/lib/edge-stt /var/cache/edge-stt /etc/edge-stt /root/reached")
+        if deb is not None:
+            self.run(f"dpkg -i {deb}")
 
     def version(self) -> str:
         return self.run("dpkg-query -W -f '${Version}' edge-stt 2>/dev/null || true").partition("~")[0]
@@ -164,6 +178,105 @@ def test_from_nothing_to_a_new_version_and_back_from_a_broken_one(
     again = machine.deploy("--deb", debs["2"])
     assert again.returncode == 0
     assert "installed already" in again.stderr
+
+
+def test_a_failed_first_deployment_leaves_what_was_there_before(
+    machine: Machine, debs: dict[str, Path], tmp_path: Path
+) -> None:
+    """As pip's edge-stt had it when root used it, or a package that was removed and not purged."""
+    machine.reset()
+    machine.run("mkdir -p /etc/edge-stt /var/cache/edge-stt /var/lib/edge-stt/models/versions/mine")
+    machine.run("ln -s versions/mine /var/lib/edge-stt/models/active; echo '# mine' > /etc/edge-stt/config.toml")
+    done = machine.deploy("--deb", debs["3"], "--package", model_package(tmp_path / "one", "one"))
+    assert done.returncode == 1
+    assert done.stderr.endswith("no runtime; the machine is back at no edge-stt\n"), done.stderr
+    assert "installed and active" in done.stderr
+    assert machine.run("ls /usr/bin/edge-stt 2>/dev/null || true") == ""
+    show = (
+        "cat /etc/edge-stt/config.toml; cd /var/lib/edge-stt/models; ls -d /var/cache/edge-stt active/; readlink active"
+    )
+    assert machine.run(show) == "# mine\n/var/cache/edge-stt\nactive/\nversions/mine\n"
+
+
+def test_a_deleted_configuration_file_stays_deleted(machine: Machine, debs: dict[str, Path]) -> None:
+    machine.reset(debs["1"])
+    machine.run("rm /etc/edge-stt/config.toml")
+    broken = machine.deploy("--deb", debs["3"])
+    assert "the machine is back at 1~" in broken.stderr.splitlines()[-1]
+    assert machine.version() == "1"
+    assert "config.toml" not in machine.run("ls /etc/edge-stt").split()
+
+
+WAITS = "touch /root/reached; sleep 4"
+
+
+@pytest.mark.parametrize(
+    ("program", "postinst"),
+    [(f'[ "$1" != doctor ] || {{ {WAITS}; }}; {WORKS}', "true"), (WORKS, WAITS)],
+    ids=["doctor", "dpkg"],
+)
+def test_ctrl_c_goes_back(machine: Machine, debs: dict[str, Path], tmp_path: Path, program: str, postinst: str) -> None:
+    """Whether doctor runs, or dpkg, which must not be left in the middle of its work."""
+    machine.reset(debs["1"])
+    command = [sys.executable, "-m", "edge_stt.cli", "deploy", "root@localhost", "--ssh-options", machine.options]
+    command += ["--deb", str(make_deb(tmp_path, "4", program, postinst=postinst))]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as deploying:
+        while not machine.run("cat /root/reached 2>/dev/null && echo yes || true"):
+            assert deploying.poll() is None
+            time.sleep(0.1)
+        os.killpg(deploying.pid, signal.SIGINT)  # as a terminal does: ssh gets it too
+        said = deploying.communicate()[1]
+    assert deploying.returncode != 0
+    assert "interrupted: going back\nthe machine is back at 1~" in said, said
+    assert "Traceback" not in said
+    assert machine.version() == "1"
+    assert machine.run("dpkg --audit; ls -d /var/tmp/edge-stt-deploy.* 2>/dev/null || true") == ""
+
+
+class Unlucky(Remote):
+    """A machine on which doctor ends with an error, and on which the old package cannot be installed again."""
+
+    def __init__(self, error: BaseException, goes_back: bool) -> None:
+        self.host, self.error, self.goes_back = "kitchen", error, goes_back
+        self.done: list[str] = []
+
+    def run(self, script: str, stdin: bytes = b"") -> str:
+        self.done.append(script)
+        if "doctor" in script:
+            raise self.error
+        return "/var/tmp/edge-stt-deploy.x\n" if "mktemp" in script else ""
+
+    def root(self, script: str, stdin: bytes = b"") -> str:
+        self.done.append(script)
+        if "apt-get" in script and "/old.deb" in script and not self.goes_back:
+            raise RemoteError("kitchen: no space left")
+        return ""
+
+    def send(self, path: Path, target: str) -> None:
+        pass
+
+
+@pytest.mark.parametrize("error", [RemoteError("kitchen: no runtime"), KeyboardInterrupt()])
+def test_the_way_back_is_kept_where_going_back_fails(error: BaseException) -> None:
+    deb = Deb(Path("new.deb"), "2~deb12", "arm64", 1000)
+    pi = replace(PI, installed="install ok installed|1~deb12")
+    remote = Unlucky(error, goes_back=False)
+    with pytest.raises(
+        NotRestoredError, match=r"1~deb12 failed: kitchen: no space left; .* in /var/tmp/edge-stt-deploy\.x"
+    ):
+        Deployment(remote, pi, lambda _: None).run(deb, None, True)
+    assert not [script for script in remote.done if "rm -rf" in script]
+    remote = Unlucky(error, goes_back=True)
+    with pytest.raises((DeployError, KeyboardInterrupt)):
+        Deployment(remote, pi, lambda _: None).run(deb, None, True)
+    assert remote.done[-1] == "rm -rf /var/tmp/edge-stt-deploy.x"
+
+
+def test_options_for_ssh_that_no_shell_splits() -> None:
+    command = [sys.executable, "-m", "edge_stt.cli", "deploy", "pi@kitchen", "--ssh-options", "-o 'x"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == 'edge-stt: --ssh-options "-o \'x": no closing quotation\n'
 
 
 def test_a_half_installed_package_is_left_alone(machine: Machine, debs: dict[str, Path]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge_stt import health, machine
-from edge_stt.errors import EdgeSttError
+from edge_stt.errors import AudioError, EdgeSttError
 from edge_stt.health import NoteError, describe_unit, run_checks
 from edge_stt.interpreter import find_runtime
 
@@ -30,7 +30,7 @@ def test_every_part_is_looked_at() -> None:
     checks = {check["name"]: check for check in json.loads(done.stdout)}
     assert done.returncode == 0, checks
     expected = ["Python", "TFLite runtime", "numpy", "model package", "golden pair", "demo clip", "microphones"]
-    assert list(checks) == [*expected, "system service", "user service", "throttling"]
+    assert list(checks) == [*expected, "system service", "user service", "Wyoming service", "throttling"]
     assert checks["TFLite runtime"]["detail"].startswith(find_runtime().name)
     assert "median RTF" in checks["demo clip"]["detail"]
 
@@ -98,6 +98,25 @@ def test_the_state_of_a_unit() -> None:
         describe_unit("LoadState=not-found\nActiveState=inactive\nSubState=dead\n")
     with pytest.raises(NoteError, match="inactive"):
         describe_unit("LoadState=loaded\nActiveState=inactive\nSubState=dead\n")
+
+
+def test_no_service_is_left_out() -> None:
+    assert {unit.name for unit in health.UNITS} == {path.name for path in (ROOT / "systemd").glob("*.service")}
+
+
+def test_microphones_are_those_that_listen_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> list[dict[str, object]]:
+        raise AudioError("the sound server does not answer")
+
+    def microphones() -> health.Check:
+        return health._guarded("microphones", health._microphones, "see docs")
+
+    monkeypatch.setattr(health, "list_devices", lambda: [{"name": "USB", "rate": 48_000, "channels": 2}])
+    assert microphones() == health.Check("microphones", True, "USB (48000 Hz, 2 channels)")
+    monkeypatch.setattr(health, "list_devices", list)
+    assert microphones().note
+    monkeypatch.setattr(health, "list_devices", broken)
+    assert microphones() == health.Check("microphones", False, "the sound server does not answer", "see docs")
 
 
 def test_microphones_are_listed_or_missed() -> None:

@@ -26,7 +26,7 @@ PHRASES = st.dictionaries(st.lists(WORDS, min_size=1, max_size=4).map(" ".join),
 
 @given(PHRASES, st.lists(WORDS, max_size=12))
 def test_only_whole_phrases_count_in_the_end(phrases: dict[str, float], words: list[str]) -> None:
-    hot_words = HotWords.from_entries(phrases.items())
+    hot_words = HotWords(phrases.items())
     state, total = 0, 0.0
     for word in words:
         expected = hot_words.expected(state)
@@ -49,7 +49,7 @@ def test_the_search_stays_exact(seed: int) -> None:
     """Every text scores as without hot words, plus the weights of the phrases in it."""
     log_probs = random_log_probs(seed, 6, 4)
     weights = {("to", "be"): 2.0, ("either",): 1.0, ("be", "be"): 0.7, ("aba", "to"): 3.0}
-    hot_words = HotWords.from_entries((" ".join(words), weight) for words, weight in weights.items())
+    hot_words = HotWords((" ".join(words), weight) for words, weight in weights.items())
     lm = small_lm()
     lexicon = LEXICON.with_unigrams(lm)
     plain = {h.text: h.score for h in BeamDecoder(SOUNDS, UNPRUNED, lexicon, lm).decode(log_probs, 10_000)}
@@ -70,9 +70,9 @@ def test_a_hot_word_wins_where_the_acoustics_doubt() -> None:
     plain = character_decoder(BeamConfig(lm_weight=0.0, unknown_word_score=0.0))
     assert plain.decode(log_probs)[0].text == "turn the night in the kitchen off"
     config = BeamConfig(lm_weight=0.0, unknown_word_score=0.0)
-    hot = character_decoder(config, HotWords.from_entries([("Light", 2.0)]))
+    hot = character_decoder(config, HotWords([("Light", 2.0)]))
     assert hot.decode(log_probs)[0].text == "turn the light in the kitchen off"
-    failing = character_decoder(config, HotWords.from_entries([("light up", 2.0)]))
+    failing = character_decoder(config, HotWords([("light up", 2.0)]))
     assert failing.decode(log_probs)[0].text == "turn the night in the kitchen off"
     assert failing.decode(log_probs)[0].score == pytest.approx(plain.decode(log_probs)[0].score, abs=1e-6)
 
@@ -86,7 +86,7 @@ def test_credit_within_words_saves_them_from_pruning() -> None:
     lexicon = Lexicon.build([("aba", "ABA"), ("b", "B"), ("ba", "BA")], SOUNDS)
     narrow = BeamConfig(beam_width=1, word_insertion_bonus=0.0)
     assert BeamDecoder(SOUNDS, narrow, lexicon).decode(log_probs)[0].text != "aba"
-    hot_words = HotWords.from_entries([("aba", 12.0)])
+    hot_words = HotWords([("aba", 12.0)])
     assert BeamDecoder(SOUNDS, narrow, lexicon, hot_words=hot_words).decode(log_probs)[0].text == "aba"
 
 
@@ -113,7 +113,7 @@ def test_words_outside_the_lexicon_can_be_hot() -> None:
     log_probs = peaky_log_probs(3, [SOUNDS.index[s] for s in "A|BBAB|B"], 4, 0.0)
     before = BeamDecoder(SOUNDS, None, lexicon, lm).decode(log_probs)[0].text
     assert "bubba" not in before
-    hot_words = HotWords.from_entries([("bubba", 4.0)])
+    hot_words = HotWords([("bubba", 4.0)])
     decoder = BeamDecoder(SOUNDS, None, lexicon, lm, hot_words, Spelling({"bubba": ["BBAB", "AB"]}))
     assert decoder.decode(log_probs)[0].text == "two bubba be"
     decoder.tree._count = 10**9
@@ -123,20 +123,20 @@ def test_words_outside_the_lexicon_can_be_hot() -> None:
 
 @pytest.mark.parametrize("word", ["bubba", "héllo"])
 def test_words_that_cannot_be_said_are_refused(word: str) -> None:
-    hot_words = HotWords.from_entries([("to be", 1.0), (word, 2.0)])
+    hot_words = HotWords([("to be", 1.0), (word, 2.0)])
     for pronouncer in (None, Spelling({}), Spelling({word: [["A", "Q"]]}), Spelling({word: []})):
         with pytest.raises(DecodingError, match=word) as error:
             BeamDecoder(SOUNDS, None, LEXICON, None, hot_words, pronouncer)
         assert "\n" not in str(error.value)
     with pytest.raises(DecodingError, match="'é'"):
-        BeamDecoder(ENGLISH_CHARACTERS, hot_words=HotWords.from_entries([("héllo", 2.0)]))
+        BeamDecoder(ENGLISH_CHARACTERS, hot_words=HotWords([("héllo", 2.0)]))
     with pytest.raises(DecodingError, match="'2'"):
-        BeamDecoder(ENGLISH_CHARACTERS, hot_words=HotWords.from_entries([("channel 2", 2.0)]))
+        BeamDecoder(ENGLISH_CHARACTERS, hot_words=HotWords([("channel 2", 2.0)]))
 
 
 def test_a_phoneme_model_needs_a_lexicon_for_hot_words() -> None:
     with pytest.raises(DecodingError, match="lexicon"):
-        BeamDecoder(ARPABET, hot_words=HotWords.from_entries([("hello", 1.0)]))
+        BeamDecoder(ARPABET, hot_words=HotWords([("hello", 1.0)]))
 
 
 def test_files(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_bad_files_are_refused(tmp_path: Path, content: str, named: str) -> None
 @pytest.mark.parametrize("entry", [("", 1.0), ("  ", 1.0), ("a", 0.0), ("a", float("inf")), ("a", float("nan"))])
 def test_bad_entries_are_refused(entry: tuple[str, float]) -> None:
     with pytest.raises(DecodingError):
-        HotWords.from_entries([entry])
+        HotWords([entry])
 
 
 def test_recombination_keeps_what_hot_words_expect_apart() -> None:
@@ -182,7 +182,7 @@ def test_recombination_keeps_what_hot_words_expect_apart() -> None:
     lm = small_lm()
     lexicon = LEXICON.with_unigrams(lm)
     log_probs = peaky_log_probs(0, [SOUNDS.index[s] for s in "A|B|B"], 4, 0.0)
-    hot_words = HotWords.from_entries([("two be be", 9.0)])
+    hot_words = HotWords([("two be be", 9.0)])
     config = replace(BeamConfig(), beam_width=8)
     assert BeamDecoder(SOUNDS, config, lexicon, lm).decode(log_probs)[0].text == "to be be"
     assert BeamDecoder(SOUNDS, config, lexicon, lm, hot_words).decode(log_probs)[0].text == "two be be"

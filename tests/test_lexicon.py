@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_stt.errors import DecodingError
+from edge_stt import files, lm_file, report
+from edge_stt.errors import DecodingError, EdgeSttError
 from edge_stt.lexicon import LOG_STEP, MAX_UNITS, ROOT, Lexicon
 from edge_stt.units import ARPABET, ENGLISH_CHARACTERS
 
@@ -43,6 +46,12 @@ def homophones() -> Lexicon:
     return Lexicon.build(((word, sounds.split()) for word, sounds in HOMOPHONES), ARPABET)
 
 
+def words_of(lexicon: Lexicon, symbols: Sequence[str]) -> list[str]:
+    """The words with exactly this spelling or pronunciation."""
+    node = lexicon.find([lexicon.units.index[symbol] for symbol in symbols])
+    return [] if node is None else [lexicon.words[word] for word, _ in lexicon.entries(node)]
+
+
 @settings(deadline=None)  # a busy machine is not an error
 @given(ENTRIES)
 def test_everything_comes_back(entries: list[tuple[str, tuple[str, ...], float]]) -> None:
@@ -62,7 +71,6 @@ def test_everything_comes_back(entries: list[tuple[str, tuple[str, ...], float]]
             assert node is not None
             kept = dict(lexicon.entries(node))[lexicon.words.index(word)]
             assert kept == pytest.approx(weight, abs=LOG_STEP / 2 + 1e-9)
-            assert word in lexicon.lookup(symbols)
     assert "zz" not in lexicon
     assert lexicon.pronunciations("zz") == []
 
@@ -119,13 +127,13 @@ def test_nearest_is_the_edit_distance(
 
 def test_homophones_and_variants() -> None:
     lexicon = homophones()
-    assert lexicon.lookup(["T", "UW"]) == ["to", "too", "two"]
-    assert lexicon.lookup(["T"]) == []
-    assert lexicon.lookup(["T", "UW", "T"]) == []
+    assert words_of(lexicon, ["T", "UW"]) == ["to", "too", "two"]
+    assert words_of(lexicon, ["T"]) == []
+    assert words_of(lexicon, ["T", "UW", "T"]) == []
     assert sorted(lexicon.pronunciations("read")) == [("R", "EH", "D"), ("R", "IY", "D")]
     assert lexicon.nearest(["T", "UH", "L"], 1) == [("tool", 1)]
     frequent_two = lexicon.with_scores(np.array([-2.0, -3.0, -9.0, -1.0, -9.0, -0.5], np.float32)[: len(lexicon)])
-    assert frequent_two.lookup(["T", "UW"])[0] == max(
+    assert frequent_two.nearest(["T", "UW"], 1)[0][0] == max(
         ["to", "too", "two"], key=lambda w: -int(frequent_two.word_score[list(frequent_two.words).index(w)])
     )
 
@@ -140,8 +148,48 @@ def test_files(tmp_path: Path) -> None:
     loaded = Lexicon.load(path)
     assert loaded.to_bytes() == lexicon.to_bytes()
     assert loaded.units == ARPABET
-    assert loaded.lookup(["R", "IY", "D"]) == lexicon.lookup(["R", "IY", "D"])
+    assert words_of(loaded, ["R", "IY", "D"]) == words_of(lexicon, ["R", "IY", "D"]) == ["read", "reed"]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_missing_folder_is_made_and_an_impossible_one_named(tmp_path: Path) -> None:
+    homophones().save(tmp_path / "new" / "folder" / "words.lexicon")
+    assert len(Lexicon.load(tmp_path / "new" / "folder" / "words.lexicon")) == len(homophones())
+    with pytest.raises(EdgeSttError, match=r"cannot write /proc/none/words\.lexicon: "):
+        homophones().save(Path("/proc/none/words.lexicon"))
+
+
+def _replace(path: Path) -> None:
+    with lm_file.replacing(path) as file:
+        file.write(b"x")
+        file.close()  # as gzip and the text layer over it may
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        homophones().save,
+        _replace,
+        lambda path: report.write_atomically(path, b"x"),
+        lambda path: files.write_atomically(path, "x"),
+        lambda path: files.write_atomically(path, iter(["x"])),
+    ],
+)
+def test_whole_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], None]) -> None:
+    """All that is written whole or not at all: the mode of other files, on the disk at once, nothing left behind."""
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_size))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(EdgeSttError, match=r"Is a directory$"):
+        write(tmp_path / "folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    before = os.umask(0o027)
+    try:
+        write(tmp_path / "file")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+    assert synced[-1] == (tmp_path / "file").stat().st_size > 0
 
 
 @settings(deadline=None)  # a busy machine is not an error
@@ -201,4 +249,4 @@ def test_a_large_lexicon_is_small() -> None:
     assert len(lexicon) == len(words) > 100_000
     assert len(lexicon.to_bytes()) < 8_000_000
     for word in words[:: len(words) // 50]:
-        assert lexicon.lookup(word) == [word]
+        assert words_of(lexicon, word) == [word]

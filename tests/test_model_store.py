@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import http.server
 import io
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from edge_stt import model_store
-from edge_stt.errors import PackageError
-from edge_stt.model_store import ModelsConfig, ModelStore, active_model
+from edge_stt.commands import model as model_command
+from edge_stt.errors import EdgeSttError, PackageError
+from edge_stt.model_store import ModelsConfig, ModelStore, active_model, check_active
 from edge_stt.package import ModelPackage, write_package
 from edge_stt.recogniser import DEFAULT_MODEL, default_model
+from edge_stt.signatures import verify_signature
 
 needs_minisign = pytest.mark.skipif(shutil.which("minisign") is None, reason="needs Debian's minisign")
 
@@ -165,6 +170,100 @@ def test_removing(store: ModelStore, tmp_path: Path) -> None:
     assert states(store) == {"one": "previous", "two": "active"}
 
 
+def test_going_back_checks_like_choosing(store: ModelStore, tmp_path: Path) -> None:
+    store.use(store.install(make(tmp_path / "one", "one")).name)
+    store._point("previous", store.install(make(tmp_path / "wrong", "wrong", shift=1.0)).path)  # as before an upgrade
+    with pytest.raises(PackageError, match="does not work on this machine: outputs differ"):
+        store.rollback()
+    store._point("previous", store.install(make(tmp_path / "two", "two")).path)
+    with pytest.raises(PackageError, match="signatures are required"):
+        ModelStore(config=ModelsConfig(require_signature=True)).rollback()
+    assert states(store) == {"one": "active", "two": "previous", "wrong": ""}
+
+
+@pytest.mark.parametrize("mask", [0o027, 0o077])
+def test_what_is_installed_is_for_everybody(mask: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However careful the umask of who installs: the service is another user."""
+    package = make(tmp_path / "one", "one")
+    home = tmp_path / "var"
+    before = os.umask(mask)
+    try:
+        monkeypatch.setattr(model_store.os, "geteuid", lambda: 0)
+        installed = ModelStore(home / "root" / "models").install(package)
+        monkeypatch.setattr(model_store.os, "geteuid", lambda: 1000)
+        ModelStore(home / "own" / "models").install(package)
+    finally:
+        os.umask(before)
+
+    def mode(path: Path) -> int:
+        return stat.S_IMODE(path.stat().st_mode)
+
+    folders = [home, home / "root", home / "root" / "models", home / "root" / "models" / "versions", installed.path]
+    assert [mode(path) for path in folders] == [0o755] * 5
+    assert {mode(path) for path in installed.path.iterdir()} == {0o644}
+    assert mode(home / "own") == 0o777 & ~mask  # a folder in a user's home is the user's business
+    assert [mode(home / "own" / "models" / name) for name in ("", "versions")] == [0o755] * 2
+
+
+def test_a_store_that_cannot_be_read_is_not_passed_over(store: ModelStore, tmp_path: Path) -> None:
+    """Another model than the chosen one would run, and nobody would know."""
+    store.use(store.install(make(tmp_path / "one", "one")).name)
+    user = os.geteuid()
+    store.path.chmod(0o700 if user == 0 else 0)
+    try:
+        if user == 0:
+            os.seteuid(65534)
+        with pytest.raises(PackageError, match=r"cannot see which model is active in .*: Permission denied"):
+            default_model()
+    finally:
+        os.seteuid(user)
+        store.path.chmod(0o755)
+    (store.path / "active").unlink()
+    (store.path / "active").symlink_to("active")
+    with pytest.raises(PackageError, match="cannot see which model is active"):
+        default_model()
+
+
+def test_what_another_made_active_meanwhile_stays(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look and the lock another process may change the store."""
+    one = store.install(make(tmp_path / "one", "one"))
+    flock = model_store.fcntl.flock
+
+    def late(lock: Any, how: int) -> None:
+        store._point("active", one.path)
+        flock(lock, how)
+
+    monkeypatch.setattr(model_store.fcntl, "flock", late)
+    with pytest.raises(PackageError, match="is the active model"):
+        store.remove("one")
+    assert default_model() == one.path
+
+
+def test_what_another_removed_meanwhile_is_not_used(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = store.install(make(tmp_path / "one", "one"))
+    flock = model_store.fcntl.flock
+
+    def late(lock: Any, how: int) -> None:
+        shutil.rmtree(one.path)
+        flock(lock, how)
+
+    monkeypatch.setattr(model_store.fcntl, "flock", late)
+    with pytest.raises(PackageError, match="no model 'one' is installed"):
+        store.use("one")
+
+
+def test_what_broke_off_is_cleared_away(store: ModelStore, tmp_path: Path) -> None:
+    one = store.install(make(tmp_path / "one", "one"))
+    for name in (f".removed-{one.name}", ".new-x1y2"):
+        shutil.copytree(one.path, one.path.with_name(name))
+    store.remove("one")
+    assert list((store.path / "versions").iterdir()) == []
+
+
 def test_the_command_line(tmp_path: Path) -> None:
     package = make(tmp_path / "one.zip", "one")
     environment = {"EDGE_STT_MODELS": str(tmp_path / "store"), "XDG_CONFIG_HOME": str(tmp_path)}
@@ -183,6 +282,68 @@ def test_an_unwritable_store_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = edge_stt("install", make(tmp_path / "one", "one"), EDGE_STT_MODELS=str(tmp_path / "file" / "store"))
     assert (done.returncode, done.stderr.count("\n"), "cannot change" in done.stderr) == (1, 1, True)
+
+
+# --- the services that run ------------------------------------------------------------------------------------------
+
+
+SYSTEMCTL = """#!/bin/sh
+echo "$@" >> {folder}/calls
+for unit; do :; done
+case "$*" in
+    *is-active*) grep -qx "$unit" {folder}/active;;
+    *) ! grep -qx "$unit" {folder}/broken;;
+esac
+"""
+
+
+@pytest.fixture
+def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder: ``active`` and ``broken`` list units, ``calls`` are those of systemctl, which stands in its ``bin``."""
+    command = tmp_path / "bin" / "systemctl"
+    command.parent.mkdir()
+    command.write_text(SYSTEMCTL.format(folder=tmp_path))
+    command.chmod(0o755)
+    units = [path.name for path in (Path(__file__).parent.parent / "systemd").glob("*.service")]
+    (tmp_path / "active").write_text("\n".join(units) + "\n")
+    (tmp_path / "broken").write_text("")
+    monkeypatch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(model_command, "SYSTEMD", tmp_path)
+    return tmp_path
+
+
+def told(folder: Path) -> list[str]:
+    """What systemctl was asked to do since the last time."""
+    calls = (folder / "calls").read_text().splitlines()
+    (folder / "calls").unlink()
+    return [call for call in calls if "is-active" not in call]
+
+
+ROOTS = ["reload edge-stt.service", "try-restart edge-stt-wyoming.service"]
+
+
+@pytest.mark.parametrize(
+    ("user", "expected"), [(0, ROOTS), (1000, ["--user reload edge-stt-user.service"])], ids=["root", "user"]
+)
+def test_a_switch_reaches_all_services_that_run(
+    systemctl: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    user: int,
+    expected: list[str],
+) -> None:
+    monkeypatch.setattr(model_command.os, "geteuid", lambda: user)
+    model_command._tell_services()
+    assert told(systemctl) == expected
+    assert capsys.readouterr().err == ""
+    (systemctl / "broken").write_text((systemctl / "active").read_text())
+    model_command._tell_services()
+    assert told(systemctl) == expected  # the first that fails does not keep it from the second
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition("try again: systemctl ")[2] for line in lines] == expected
+    (systemctl / "active").write_text("")
+    model_command._tell_services()
+    assert told(systemctl) == []
 
 
 # --- from the network -----------------------------------------------------------------------------------------------
@@ -293,3 +454,65 @@ def test_what_is_not_signed_right_is_refused(store: ModelStore, tmp_path: Path) 
     for key, reason in (("", "names no key"), ("RWnonsense", "not in minisign's form"), ("RWQf", "not in minisign's")):
         with pytest.raises(PackageError, match=reason):
             ModelStore(config=ModelsConfig(require_signature=True, public_key=key)).install(package)
+
+
+def test_the_key_may_be_a_file(tmp_path: Path) -> None:
+    pytest.importorskip("cryptography", reason="needs the sign extra")
+    package = ModelPackage.load(make(tmp_path / "one", "one"))
+    key = tmp_path / "key.pub"
+    key.write_text(f"untrusted comment: mine\n{base64.b64encode(b'Ed' + bytes(40)).decode()}\n")
+    with pytest.raises(PackageError, match="is not signed"):
+        verify_signature(package, str(key))
+    with pytest.raises(EdgeSttError, match=r"cannot read the public key .*none\.pub: No such file"):
+        verify_signature(package, str(tmp_path / "none.pub"))
+
+
+# --- before a service loads -----------------------------------------------------------------------------------------
+
+
+def test_what_a_service_may_load(store: ModelStore, tmp_path: Path) -> None:
+    strict = ModelsConfig(require_signature=True)
+    check_active(strict)  # the one that comes along
+    check_active(strict, str(DEFAULT_MODEL))
+    one = store.install(make(tmp_path / "one", "one"))
+    check_active(strict)
+    with pytest.raises(PackageError, match="signatures are required"):
+        check_active(strict, str(one.path))
+    store.use("one")
+    check_active(ModelsConfig())
+    check_active(strict, str(DEFAULT_MODEL))
+    with pytest.raises(PackageError, match="signatures are required"):
+        check_active(strict)
+
+
+@needs_minisign
+def test_a_service_loads_what_is_signed(store: ModelStore, tmp_path: Path) -> None:
+    pytest.importorskip("cryptography", reason="needs the sign extra")
+    secret, public = new_key(tmp_path, "mine")
+    package = make(tmp_path / "one", "one")
+    sign(package, secret)
+    store.use(store.install(package).name)
+    check_active(ModelsConfig(require_signature=True, public_key=public))
+    check_active(ModelsConfig(require_signature=True, public_key=str(tmp_path / "mine.pub")))
+    store.use(store.install(make(tmp_path / "two", "two")).name)
+    with pytest.raises(PackageError, match="is not signed"):
+        check_active(ModelsConfig(require_signature=True, public_key=public))
+
+
+def test_serve_loads_no_unsigned_model(store: ModelStore, tmp_path: Path) -> None:
+    settings = tmp_path / "edge-stt" / "config.toml"
+    settings.parent.mkdir()
+    store.use(store.install(make(tmp_path / "one", "one")).name)
+
+    def serve() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "edge_stt.cli", "serve", "--check-config"]
+        environment = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path)}
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    settings.write_text("[models]\nrequire_signature = true\n")
+    refused = serve()
+    assert (refused.returncode, "signatures are required" in refused.stderr) == (1, True), refused.stderr
+    settings.write_text("[models]\nrequire_signature = false\n[microphone]\nmistake = 1\n")
+    assert serve().returncode == 0
+    settings.write_text("[models]\nmistake = 1\n")
+    assert serve().returncode == 2

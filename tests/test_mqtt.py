@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -179,9 +181,9 @@ def test_what_waited_too_long_is_never_said(
     """Without a broker nothing waits; once it is there, fresh utterances come and stale ones do not."""
     monkeypatch.setattr("edge_stt.mqtt.LONGEST_RETRY", 1)
     sink = MqttSink(config(broker, keep=WAIT))
-    stream = EventStream([sink])
+    stream = EventStream()
     began = time.monotonic()
-    stream.open()
+    stream.add(sink)
     stream.publish(FINAL)
     assert time.monotonic() - began < 10.0
     wait_until(lambda: sink._held)
@@ -239,7 +241,7 @@ def test_home_assistant_finds_what_is_there(broker: Broker) -> None:
     sink.accept(ListeningEvent(device="mic", rate=16_000, channels=1))
     broker.wait_for("edge-stt/kitchen pi/state", "listening")
     broker.watch_anew()  # as Home Assistant, started later
-    payload = json.loads(broker.wait_for("homeassistant/device/edge_stt_edge_stt_kitchen_pi/config"))
+    payload = json.loads(broker.wait_for(discovery(sink.config)[0]))
     assert (topic := next(t for t, _, retained in broker.messages if t.endswith("/config") and retained))
     assert topic.split("/")[2].replace("_", "").isalnum()
     assert broker.wait_for(payload["availability_topic"]) == "online"
@@ -268,6 +270,60 @@ def test_home_assistant_finds_what_is_there(broker: Broker) -> None:
     assert event["event_type"] in components["said"]["event_types"]
     assert shown("speaking", "value_template", state) == "OFF"
     assert shown("microphone", "value_template", state) == "ON"
+
+
+def test_what_was_announced_is_taken_back(broker: Broker) -> None:
+    broker.start()
+    topic = "homeassistant/device/edge_stt_edge_stt_test/config"
+    announcing = MqttSink(config(broker))
+    announcing.open()
+    broker.wait_for(topic, "identifiers")
+    announcing.close(WAIT)
+    silent = MqttSink(config(broker, discovery=False))
+    silent.open()
+    wait_until(lambda: (topic, "", False) in broker.messages)  # at which Home Assistant forgets the device
+    broker.watch_anew()
+    silent.accept(FINAL)
+    broker.wait_for("edge-stt/test/final")  # after all that is retained
+    silent.close(WAIT)
+    assert [retained for at, _, retained in broker.messages if at.startswith("edge-stt/test/") and retained]
+    assert topic not in [at for at, *_ in broker.messages]
+
+
+def test_devices_are_told_apart() -> None:
+    def identifier(topic: str) -> str:
+        (found,) = discovery(MqttConfig(topic=topic))[1]["device"]["identifiers"]
+        return str(found)
+
+    assert identifier("edge-stt/kitchen") == "edge_stt_edge_stt_kitchen"  # as ever
+    assert identifier("Home/edge_stt-2") == "edge_stt_home_edge_stt_2"
+    topics = ["кухня", "спальня", "台所", "edge-stt/küche", "edge-stt/k.che", "edge-stt/k che", "edge-stt/k_che", "_"]
+    found = [identifier(topic) for topic in topics]
+    assert len(set(found)) == len(topics)
+    assert all(re.fullmatch(r"\w+", name, re.ASCII) for name in found)
+
+
+def test_a_change_while_it_connects_is_published() -> None:
+    """However the two threads run, the state that is retained is the last one."""
+    states: list[str] = []
+    listening = ListeningEvent(device="mic", rate=16_000, channels=1)
+    sink = MqttSink(MqttConfig(topic="edge-stt/test"))
+    changing = threading.Thread(target=sink.deliver, args=(listening,))
+
+    def publish(topic: str, payload: str = "", **_: Any) -> SimpleNamespace:
+        if topic == "edge-stt/test/state":
+            if changing.ident is None:  # the first, by paho-mqtt's thread: the sink's comes in between, if it can
+                changing.start()
+                changing.join(2.0)
+            states.append(json.loads(payload)["status"])
+        return SimpleNamespace(rc=0)
+
+    client = sink._client = SimpleNamespace(publish=publish)
+    sink._on_connect(client, None, None, SimpleNamespace(is_failure=False), None)
+    changing.join(WAIT)
+    assert not changing.is_alive()
+    assert sink.connected
+    assert states == ["starting", "listening"]
 
 
 def test_passwords_and_tls(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -25,7 +25,7 @@ def test_singular_values_become_alike() -> None:
 
 @pytest.mark.parametrize("dominance", [1.0, 10.0, 100.0])
 def test_one_direction_far_above_the_others_makes_no_step_too_large(dominance: float) -> None:
-    """Gradients of a few clips are like that. Rounded to bfloat16 on the way, results were up to 3,000 times as large."""
+    """Gradients of a few clips are like that. Rounded to bfloat16 on the way were 3,000 times too large."""
     rng = np.random.default_rng(3)
     matrix = rng.normal(size=(960, 192)) * np.exp(-rng.uniform(0.0, 4.0, size=(1, 192)))
     one = rng.normal(size=(960, 1)) @ rng.normal(size=(1, 192))

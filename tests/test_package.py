@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import http.server
 import json
+import threading
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edge_stt.downloads import fetch
 from edge_stt.errors import PackageError
 from edge_stt.package import ModelInfo, ModelPackage, write_package
 
@@ -36,6 +39,15 @@ def test_same_content_gives_the_same_zip(tmp_path: Path, info: ModelInfo, packag
     for name in ("a.zip", "b.zip"):
         write_package(tmp_path / name, info, package_files)
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
+def test_a_zip_is_compressed(tmp_path: Path, info: ModelInfo, package_files: dict[str, bytes]) -> None:
+    files = {**package_files, "words.txt": b"kitchen " * 10_000}
+    package = write_package(tmp_path / "model.zip", info, files)
+    with zipfile.ZipFile(package.path) as archive:
+        assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_DEFLATED}
+    assert package.path.stat().st_size < package.size - 70_000
+    assert package.read("words.txt") == package.file("words.txt").read_bytes() == files["words.txt"]
 
 
 def test_an_existing_package_needs_overwrite(package: Path, info: ModelInfo, package_files: dict[str, bytes]) -> None:
@@ -114,3 +126,56 @@ def test_a_zip_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:
             file.write(bytes(1 << 20))
     with pytest.raises(PackageError, match="larger than any model package"):
         ModelPackage.load(tmp_path / "bomb.zip")
+
+
+# --- from the network -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://example.org/model.zip",
+        "HTTP://example.org/model.zip",
+        "http://localhost.example.org/model.zip",
+        "http://localhost@example.org/model.zip",
+        "http:///model.zip",
+        "ftp://localhost/model.zip",
+        "file:///etc/passwd",
+    ],
+)
+def test_only_https_is_fetched(tmp_path: Path, address: str) -> None:
+    with pytest.raises(PackageError, match="only https addresses can be fetched") as caught:
+        fetch(address, tmp_path / "model.zip")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("address", ["http://localhost:1/a", "http://127.0.0.1:1/a", "http://[::1]:1/a"])
+def test_http_from_this_machine_is_tried(tmp_path: Path, address: str) -> None:
+    with pytest.raises(PackageError, match="cannot be fetched: "):
+        fetch(address, tmp_path / "model.zip")
+
+
+def test_no_address_at_all(tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match="cannot be fetched: Invalid IPv6 URL"):
+        fetch("https://[example.org/model.zip", tmp_path / "model.zip")
+
+
+class _Elsewhere(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.send_response(302)
+        self.send_header("Location", "http://example.org/model.zip")
+        self.end_headers()
+
+
+def test_http_is_refused_where_another_address_leads_to_it(tmp_path: Path) -> None:
+    with http.server.HTTPServer(("127.0.0.1", 0), _Elsewhere) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            with pytest.raises(PackageError, match=r"http://example\.org/model\.zip: only https"):
+                fetch(f"http://127.0.0.1:{server.server_port}/", tmp_path / "model.zip")
+        finally:
+            server.shutdown()

@@ -410,7 +410,7 @@ def test_settings_survive_the_package(tmp_path: Path, info: ModelInfo, package_f
     assert isinstance(decoder, PhraseDecoder)
     assert decode(decoder, said("go")).text == "go"
     with pytest.raises(DecodingError, match="hot words"):
-        build_decoder(kept, chosen, HotWords.from_entries([("go", 2.0)]), grammar)
+        build_decoder(kept, chosen, HotWords([("go", 2.0)]), grammar)
     with pytest.raises(DecodingError, match="for the decoder 'phrases'"):
         build_decoder(kept, choose(kept, "greedy"), phrases=grammar)
     with pytest.raises(DecodingError, match="decoder of their own"):

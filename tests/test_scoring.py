@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,29 @@ def test_few_speakers_are_said_so() -> None:
     assert interval(clips([0.2], 1, rng)).low is None
 
 
+def test_clips_are_not_called_speakers() -> None:
+    """Clips without a speaker, as a manifest's reader names them and `load_set` numbers them."""
+    rng = np.random.default_rng(8)
+    named = clips([0.1, 0.2, 0.3, 0.4, 0.5], 4, rng)
+    for speaker in ("corpus/unknown", "corpus/unknown-{}", ""):
+        unnamed = [replace(c, speaker=speaker.format(i)) for i, c in enumerate(named)]
+        assert interval(unnamed).drawn == "clips"
+        assert interval(unnamed) == interval([replace(c, speaker="one") for c in named])
+        assert interval(named + unnamed).drawn == "speakers and clips"
+    assert interval(named).drawn == "speakers"
+
+
+def test_too_few_clips_are_never_significant() -> None:
+    """All draws of one clip are the same, so its interval never holds zero."""
+    rng = np.random.default_rng(9)
+    for count in (1, 4, 5):
+        old = [replace(c, words=Counts(10, 0)) for c in clips([0.0] * count, 1, rng)]
+        new = [replace(c, words=Counts(10, 3)) for c in old]
+        change = compare(old, new)
+        assert change.low > 0
+        assert (change.too_few, change.significant) == (count < 5, count == 5)
+
+
 def test_the_bootstrap_is_the_same_each_time() -> None:
     scores = clips([0.1] * 10, 3, np.random.default_rng(3))
     assert interval(scores) == interval(scores)
@@ -211,6 +235,15 @@ def test_the_table_of_common_voice(tmp_path: Path) -> None:
     found, problems = read(table)
     assert [(c.id, c.speaker, c.text) for c in found] == [("commonvoice/a", "commonvoice/abc", 'Say "it.')]
     assert len(problems) == 2
+    table.write_text("client_id\tpath\tsentence\n\nabc\ta.mp3\nabc\nabc\ta.mp3\tx\n")
+    found, problems = read(table)
+    assert [(c.text, c.source) for c in found] == [("x", f"{table}:5")]
+    assert problems == [
+        f"{table}:3: has too few columns: no sentence",
+        f"{table}:4: has too few columns: no path and no sentence",
+    ]
+    table.write_text("path\tsentence\tclient_id\na.mp3\tx\n")
+    assert read(table) == ([], [f"{table}:2: has too few columns: no client_id"])
     table.write_text("a\tb\n1\t2\n")
     with pytest.raises(DataError, match="not a Common Voice table"):
         read(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -218,6 +219,84 @@ def test_the_newest_utterances_are_kept(tmp_path: Path) -> None:
         samples = np.frombuffer(file.readframes(16_000), "<i2") / 32767
     assert np.abs(samples - tone * (28 / 30.0)).max() < 1e-3
     assert recent._held <= 11 * 16_000
+
+
+@pytest.fixture
+def far_east(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Local time 13 hours ahead of UTC."""
+    monkeypatch.setenv("TZ", "XYZ-13")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def keep(folder: Path, count: int, finals: list[FinalEvent]) -> list[str]:
+    """Write these, and keep so many; returns the names that are left."""
+    keeper = AudioKeeper(str(folder), count, RecentAudio(1.0))
+    keeper.open()
+    for event in finals:
+        keeper.accept(event)
+    keeper.close(WAIT)
+    assert keeper.lost == 0
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_clock_that_is_set_back_costs_no_recording(tmp_path: Path) -> None:
+    """First all are as old as they are written; then the clock goes back by a year, and the newest are still kept."""
+    year, now = 365 * 86_400.0, 1_700_000_000.0
+    before = [replace(final(n), at=now + n) for n in range(3)]
+    after = [replace(final(n), at=now - year + n) for n in range(10, 13)]
+    assert keep(tmp_path, 3, [*before, after[0]]) == [
+        "utterance-20221114T221330Z-000010.wav",
+        "utterance-20231114T221321Z-000001.wav",
+        "utterance-20231114T221322Z-000002.wav",
+    ]
+    assert [name[-8:-4] for name in keep(tmp_path, 3, after)] == ["0010", "0011", "0012"]
+
+
+@pytest.mark.usefixtures("far_east")
+def test_names_of_earlier_versions_count_at_their_time(tmp_path: Path) -> None:
+    """In local time, which looks later than it is; of names of other kinds nothing is removed."""
+    old = ["utterance-20231115T100000-000007.wav", "utterance-20231115T110000-1000007.wav"]  # 21:00 and 22:00 UTC
+    others = ["utterance-20231115T100000-7.wav", "utterance.wav", "utterance-x.part"]
+    for name in [*old, *others]:
+        (tmp_path / name).touch()
+    new = [replace(final(n), at=1_700_000_000.0 + n) for n in range(2)]
+    names = ["utterance-20231114T221320Z-000000.wav", "utterance-20231114T221321Z-000001.wav"]
+    assert keep(tmp_path, 3, new[:1]) == sorted([*old, names[0], *others])
+    assert keep(tmp_path, 3, new[1:]) == sorted([old[1], *names, *others])
+    (tmp_path / "utterance-20231399T996199-000007.wav").touch()  # no time at all
+    assert keep(tmp_path, 3, [replace(final(2), at=1_700_000_002.0)]) == sorted(
+        [*names, "utterance-20231114T221322Z-000002.wav", *others]
+    )
+
+
+def test_the_millionth_utterance_is_kept_and_removed_as_all_are(tmp_path: Path) -> None:
+    found = keep(tmp_path, 2, [replace(final(n), at=1_700_000_000.0) for n in range(999_997, 1_000_003)])
+    assert [name[-11:-4] for name in found] == ["1000001", "1000002"]
+
+
+def test_nothing_is_left_of_what_could_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither after the failure nor, should the machine have lost its power, after the next start."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    stale = ["utterance-20231114T221320-000007.part", "utterance-20231114T221320Z-1000007.part"]
+    for name in [*stale, "other.part"]:
+        (tmp_path / name).touch()
+    keeper = AudioKeeper(str(tmp_path), 3, RecentAudio(1.0))
+    keeper.open()
+    assert [path.name for path in tmp_path.iterdir()] == ["other.part"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        keeper.accept(final(1))
+        wait_until(lambda: keeper.lost == 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["other.part"]
+    keeper.accept(final(2))
+    keeper.close(WAIT)
+    assert len(list(tmp_path.glob("utterance-*Z-000002.wav"))) == 1
 
 
 def test_metrics_are_prometheus_text(tmp_path: Path, path: str) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +20,8 @@ import pytest
 from edge_stt.audio import read_audio
 from edge_stt.errors import DataError
 from edge_stt.features import FrontEndConfig, log_mel
+from edge_stt.interrupts import Interrupted
+from edge_stt.language import load_language
 
 from .conftest import DATA, ROOT
 
@@ -141,6 +147,72 @@ def test_bad_clips_are_reported_and_left_out(tmp_path: Path) -> None:
         prepare([manifest], tmp_path / "strict", config, processes=1, strict=True)
 
 
+def test_a_set_that_was_not_prepared_to_its_end_is_none(tmp_path: Path) -> None:
+    """Neither is the set that was in the folder before: its texts would belong to other frames."""
+    pytest.importorskip("pyroomacoustics", reason="needs the train extra")
+    from train.prepare import PrepareConfig, PreparedSet, prepare
+
+    config = PrepareConfig(speeds=(), room_copies=0)
+    prepare([_manifest(tmp_path)], tmp_path / "set", config, processes=1)
+    old = PreparedSet(tmp_path / "set")
+    frames = old.frames(len(CLIPS) - 1)
+    too_short = json.dumps({"audio_filepath": str(DATA / "demo.opus"), "text": "word " * 500, "id": "much"})
+    with pytest.raises(DataError, match="cannot be spoken"):
+        prepare([_manifest(tmp_path, (too_short,))], tmp_path / "set", config, processes=1, strict=True)
+    with pytest.raises(DataError, match="not a prepared set"):
+        PreparedSet(tmp_path / "set")
+    np.testing.assert_array_equal(old.frames(len(CLIPS) - 1), frames)  # whoever has it open keeps what it was
+
+
+def _prepared_set(folder: Path, lengths: tuple[int, ...] = (120, 160, 200), text: str = "guten tag") -> Path:
+    """A prepared set of noise and German, which has no phonemes: nothing has to be learned to label it."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(5)
+    clips = [{"id": f"c/{i}", "corpus": "c", "speaker": "c/x", "duration": n / 100} for i, n in enumerate(lengths)]
+    (folder / "clips.jsonl").write_text("".join(json.dumps({**clip, "text": text}) + "\n" for clip in clips))
+    (folder / "plain.f16").write_bytes(rng.normal(-6.0, 1.0, (sum(lengths), 80)).astype(np.float16).tobytes())
+    np.save(folder / "plain.npy", np.cumsum([0, *lengths]))
+    np.savez(folder / "statistics.npz", mean=np.full(80, -6.0, np.float32), std=np.ones(80, np.float32))
+    report = {"variants": ["plain"], "front_end": asdict(FrontEndConfig())}
+    (folder / "report.json").write_text(json.dumps({**report, "language": load_language("german").to_package()}))
+    return folder
+
+
+def _cut(path: Path, size: int = 160) -> None:
+    path.write_bytes(path.read_bytes()[:-size])
+
+
+def _drop_a_clip(folder: Path) -> None:
+    path = folder / "clips.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: _cut(folder / "plain.f16"), "do not belong together: prepare it again"),
+        (_drop_a_clip, "do not belong together: prepare it again"),
+        (lambda folder: _cut(folder / "clips.jsonl", 3), "not a prepared set"),
+        (lambda folder: np.save(folder / "plain.npy", np.array([0, 480])), "do not belong together: prepare it again"),
+        (lambda folder: (folder / "plain.f16").write_bytes(b""), "plain cannot be read"),
+        (lambda folder: (folder / "plain.npy").unlink(), "plain cannot be read"),
+        (lambda folder: (folder / "plain.npy").write_bytes(b""), "plain cannot be read"),
+        (lambda folder: (folder / "report.json").unlink(), "not a prepared set"),
+    ],
+)
+def test_a_prepared_set_whose_files_do_not_fit_is_refused(
+    tmp_path: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    pytest.importorskip("pyroomacoustics", reason="needs the train extra")
+    from train.prepare import PreparedSet
+
+    folder = _prepared_set(tmp_path / "set")
+    assert len(PreparedSet(folder)) == 3
+    damage(folder)
+    with pytest.raises(DataError, match=message):
+        PreparedSet(folder)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -230,3 +302,222 @@ def test_an_epoch_takes_clips_as_often_as_their_corpus_weighs(prepared: Path) ->
     assert np.mean(taken(0.5)) == pytest.approx(0.5 * len(data), rel=0.25)
     with pytest.raises(DataError, match="no-such"):
         Batches(data, labels, BatchConfig(corpus_weights={"no-such": 1.0}), SpecAugmentConfig(), seed=1)
+
+
+def _small_config(**settings: Any) -> Any:
+    from train.config import TrainConfig
+    from train.models.conv import ConvConfig
+
+    model = ConvConfig(stem_channels=8, channels=16, blocks=1)
+    start = TrainConfig(language="german", steps=2, eval_every=1, checkpoint_every=2, model=model)
+    return replace(start, **settings)
+
+
+def _start(config: Any, folder: Path, run: Path) -> Any:
+    """`start_run` on the sets ``train`` and ``dev`` of a folder, as a process of its own would."""
+    import keras
+
+    from train.start import start_run
+
+    keras.utils.clear_session()  # Keras numbers what has no name
+    return start_run(config, folder / "train", folder / "dev", run)
+
+
+@pytest.fixture(scope="module")
+def old_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of two steps and the set, ``train`` and ``dev``, that it was trained on."""
+    pytest.importorskip("pyroomacoustics", reason="needs the train extra")
+    pytest.importorskip("tensorflow", reason="needs the train extra")
+    folder = tmp_path_factory.mktemp("old")
+    _prepared_set(folder / "train")
+    _prepared_set(folder / "dev", (100,))
+    _start(_small_config(), folder, folder / "run")
+    return folder
+
+
+def _other_statistics(folder: Path) -> None:
+    np.savez(folder / "train" / "statistics.npz", mean=np.full(80, -5.0, np.float32), std=np.ones(80, np.float32))
+
+
+def _other_units(folder: Path) -> None:
+    """The letters of German in another order."""
+    symbols = " ".join(load_language("german").units["characters"].symbols[:1:-1])
+    (folder / "mine.toml").write_text(f'extends = "german"\n[units.characters]\nsymbols = "{symbols}"\n')
+
+
+def _other_texts(folder: Path, name: str) -> None:
+    path = folder / name / "clips.jsonl"
+    path.write_text(path.read_text().replace("tag", "morgen"))
+
+
+def _contents(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(run.iterdir()) if path.is_file()}
+
+
+REFUSED: list[tuple[str, Callable[[Path], object], Callable[[Any, Path], Any]]] = [
+    (
+        "model.channels is 16 there, 24 here; model.dropout is 0.1 there, 0.2 here",
+        lambda folder: None,
+        lambda config, folder: replace(config, model=replace(config.model, channels=24, dropout=0.2)),
+    ),
+    ("the train data are others", lambda folder: _other_texts(folder, "train"), lambda config, folder: config),
+    ("the dev data are others", lambda folder: _other_texts(folder, "dev"), lambda config, folder: config),
+    ("the training data have other statistics", _other_statistics, lambda config, folder: config),
+    (
+        "the units of the head 'characters' are others",
+        _other_units,
+        lambda config, folder: replace(config, language=str(folder / "mine.toml")),
+    ),
+    (
+        "of another architecture, size or optimizer",
+        lambda folder: None,
+        lambda config, folder: replace(config, optimizer=replace(config.optimizer, name="muon")),
+    ),
+    ("damaged", lambda folder: (folder / "run/model.json").write_text("{"), lambda config, folder: config),
+]
+
+
+@pytest.mark.workstation
+@pytest.mark.parametrize(("message", "change", "asked"), REFUSED, ids=[case[0] for case in REFUSED])
+def test_a_run_of_something_else_is_refused_and_stays_as_it_is(
+    old_run: Path,
+    tmp_path: Path,
+    message: str,
+    change: Callable[[Path], object],
+    asked: Callable[[Any, Path], Any],
+) -> None:
+    folder = shutil.copytree(old_run, tmp_path / "old")
+    change(folder)
+    before = _contents(folder / "run")
+    assert {"config.json", "model.json", "run.json", "checkpoint.npz", "best.npz"} <= before.keys()
+    with pytest.raises(DataError, match=message):
+        _start(asked(_small_config(steps=4), folder), folder, folder / "run")
+    assert _contents(folder / "run") == before
+    (folder / "run" / "checkpoint.npz").unlink()  # `best.npz` alone is worth as much
+    if "optimizer" not in message:
+        with pytest.raises(DataError, match=message):
+            _start(asked(_small_config(steps=4), folder), folder, folder / "run")
+
+
+@pytest.mark.workstation
+def test_how_a_run_is_trained_may_change_when_it_is_resumed(old_run: Path, tmp_path: Path) -> None:
+    from train.augment import SpecAugmentConfig
+    from train.config import BatchConfig, OptimizerConfig, config_of_run
+
+    folder = shutil.copytree(old_run, tmp_path / "old")
+    config = _small_config(
+        name="longer",
+        steps=3,
+        eval_every=3,
+        checkpoint_every=1,
+        patience=9,
+        batches=BatchConfig(seconds=3.0, warp=0.0, corpus_weights={"c": 2.0}),
+        spec_augment=SpecAugmentConfig(frequency_masks=0),
+        optimizer=OptimizerConfig(learning_rate=1e-4, clip_norm=1.0),
+    )
+    trainer = _start(config, folder, folder / "run")
+    assert trainer.step == 3
+    assert config_of_run(folder / "run") == config
+    with np.load(folder / "run" / "checkpoint.npz") as checkpoint:
+        assert checkpoint["progress"][0] == 3
+
+
+class _CountingSteps:
+    """Steps whose weights are how many were taken; at some of them, signals come before they return."""
+
+    def __init__(self, signals: dict[int, tuple[int, ...]]) -> None:
+        self.signals, self.taken = signals, 0
+
+    def train(self, batch: object) -> dict[str, float]:
+        self.taken += 1
+        for number in self.signals.get(self.taken, ()):
+            signal.raise_signal(number)
+        return {"characters": 1.0, "norm": 1.0}
+
+    def state(self) -> dict[str, Any]:
+        return {"model/taken": np.array(self.taken)}
+
+
+class _EndlessBatches:
+    def from_step(self, step: int) -> Iterator[tuple[int, Any]]:
+        from train.batches import collate
+
+        while True:
+            yield 0, collate([np.zeros((64, 80), np.float32)], {"characters": [[2]]})
+
+
+def _interrupted_run(run: Path, monkeypatch: pytest.MonkeyPatch, *signals: int) -> BaseException:
+    """Train, saving after every second step, with signals in the fifth one; what came of it."""
+    from train import loop
+
+    run.mkdir()
+    steps = _CountingSteps({5: signals})
+    monkeypatch.setattr(loop, "make_steps", lambda config, network: steps)
+    units = load_language("german").units
+    trainer = loop.Trainer(_small_config(steps=9, eval_every=100, checkpoint_every=2), units, run)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises((KeyboardInterrupt, Interrupted)) as caught:
+        trainer.train(_EndlessBatches(), loop.DevSet("none", None, []), {})  # type: ignore[arg-type]
+    assert signal.getsignal(signal.SIGTERM) == before
+    return caught.value
+
+
+@pytest.mark.workstation
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_a_step_lets_it_end_and_saves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    pytest.importorskip("pyroomacoustics", reason="needs the train extra")
+    raised = _interrupted_run(tmp_path / "run", monkeypatch, number)
+    with np.load(tmp_path / "run" / "checkpoint.npz") as checkpoint:
+        assert (checkpoint["progress"][0], checkpoint["model/taken"]) == (5, 5)
+    assert isinstance(raised, Interrupted)
+    assert raised.number == number
+
+
+@pytest.mark.workstation
+def test_a_second_ctrl_c_ends_at_once_and_leaves_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyroomacoustics", reason="needs the train extra")
+    raised = _interrupted_run(tmp_path / "run", monkeypatch, signal.SIGINT, signal.SIGINT)
+    assert isinstance(raised, KeyboardInterrupt)
+    with np.load(tmp_path / "run" / "checkpoint.npz") as checkpoint:
+        assert (checkpoint["progress"][0], checkpoint["model/taken"]) == (4, 4)
+
+
+@pytest.mark.workstation
+def test_ctrl_c_while_scoring_leaves_weights_and_averages_in_their_places(
+    old_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensorflow = pytest.importorskip("tensorflow", reason="needs the train extra")
+    from train import steps_tensorflow
+
+    copies = 0
+
+    class InterruptedTensorFlow:
+        """Ctrl-C comes when the second of the weights is swapped with its average."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(tensorflow, name)
+
+        def identity(self, value: Any) -> Any:
+            nonlocal copies
+            copies += 1
+            if copies == 2:
+                signal.raise_signal(signal.SIGINT)
+            return tensorflow.identity(value)
+
+    monkeypatch.setattr(steps_tensorflow, "tf", InterruptedTensorFlow())
+    with pytest.raises((SystemExit, KeyboardInterrupt)) as caught:
+        _start(_small_config(), old_run, tmp_path / "interrupted")
+    monkeypatch.undo()
+    _start(_small_config(), old_run, tmp_path / "interrupted")
+    with (
+        np.load(old_run / "run" / "checkpoint.npz") as whole,
+        np.load(tmp_path / "interrupted" / "checkpoint.npz") as resumed,
+    ):
+        assert whole.files == resumed.files
+        for name in whole.files:
+            np.testing.assert_allclose(resumed[name], whole[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    assert caught.value.args == (130,)

@@ -7,13 +7,11 @@ events.
 
 from __future__ import annotations
 
-import importlib
 import json
-import subprocess
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,13 +23,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from edge_stt.decoding import greedy
 from edge_stt.errors import DataError
 from edge_stt.features import FeatureStatistics, Floats, FrontEndConfig, normalise_utterance
-from edge_stt.language import Language
+from edge_stt.interrupts import Interrupted, Interrupts
 from edge_stt.units import BLANK, SEPARATOR, UnitSet
 
 from .batches import Batch, Labels, collate
 from .board import Board, open_board
 from .checkpoint import load_arrays, save_arrays
-from .config import TrainConfig, to_dict
+from .config import TrainConfig
 from .models.base import build_network
 from .prepare import PreparedSet
 from .steps import make_steps
@@ -133,7 +131,7 @@ class Trainer:
         try:
             self.steps.restore(arrays)
         except (KeyError, ValueError) as error:
-            raise DataError(f"{path} is of another architecture or size: {error}") from error
+            raise DataError(f"{path} is of another architecture, size or optimizer: {error}") from error
         step, self.best, self.seconds_trained, *stale = map(float, arrays["progress"])
         self.step, self.stale = int(step), int(stale[0]) if stale else 0
         return True
@@ -185,7 +183,12 @@ class Trainer:
 
     # ---- the run -----------------------------------------------------------------------------------------------------
     def train(self, batches: Source, dev: DevSet, dev_labels: Labels) -> None:
-        """Train to ``config.steps``, scoring on ``dev``; Ctrl-C leaves a checkpoint."""
+        """Train to ``config.steps``, scoring on ``dev``.
+
+        Ctrl-C or SIGTERM lets the step end, and the scoring that is due after it; then there is a checkpoint, and
+        `Interrupted`. Another Ctrl-C is a `KeyboardInterrupt` at once, and the checkpoint stays the one before: amid a
+        step or a scoring, weights and optimiser are not those of any number of steps.
+        """
         board = open_board(self.run if self.chief else None)
         reports: list[dict[str, float]] = []
         started = time.monotonic()
@@ -197,10 +200,14 @@ class Trainer:
             console=console,
             disable=not (console.is_terminal and self.chief),
         )
-        with bar as progress, closing(batches.from_step(self.step)) as source:
+        with (
+            Interrupts(insist=True) as interrupts,
+            bar as progress,
+            closing(batches.from_step(self.step)) as source,
+        ):
             task = progress.add_task("Training", total=self.config.steps, completed=self.step)
             try:
-                for epoch, batch in source:
+                for epoch, batch in interrupts.watch(source):
                     if self.step >= self.config.steps:
                         break
                     reports.append(self.steps.train(batch))
@@ -219,8 +226,10 @@ class Trainer:
                     if self.config.patience and self.stale >= self.config.patience:
                         console.print(f"step {self.step}: no better for {self.stale} scorings; that is enough")
                         break
-            except KeyboardInterrupt:
+            except Interrupted as interrupted:
                 self.save()
+                if self.chief:
+                    console.print(f"stopped by {interrupted} at step {self.step}; the same command goes on from there")
                 raise
 
     def _log(self, line: dict[str, Any]) -> None:
@@ -268,27 +277,3 @@ class Trainer:
             )
         board.scalars("dev", scores, self.step)
         board.transcripts([(dev.data.clips[clip].text, written[clip]) for clip in dev.clips[:8]], self.step)
-
-
-def describe_run(run: Path, config: TrainConfig, language: Language, data: Described, hashes: dict[str, str]) -> None:
-    """Write what a run is made of: its config; what the model needs to run (units, front end, statistics); versions."""
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        (run / "config.json").write_text(json.dumps(to_dict(config), indent=1), encoding="utf-8")
-        statistics = {k: [float(x) for x in getattr(data.statistics, k)] for k in ("mean", "std")}
-        model = {
-            "heads": {head: asdict(unit_set) for head, unit_set in language.units.items()},
-            "front_end": asdict(data.front_end),
-            "statistics": statistics,
-            **({"language": packaged} if (packaged := language.to_package()) else {}),
-        }
-        (run / "model.json").write_text(json.dumps(model, indent=1), encoding="utf-8")
-        name = keras.backend.backend()
-        backend = f"{name} {importlib.import_module(name).__version__}"
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
-        ).stdout.strip()
-        facts = {"code": commit or "unknown", "data": hashes, "keras": keras.__version__, "backend": backend}
-        (run / "run.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"cannot write the run directory {run}: {error.strerror or error}") from error

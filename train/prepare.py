@@ -7,7 +7,8 @@ A prepared set is a folder with
   normalised) and the first frame of each clip (int64 ``[clips + 1]``). ``plain`` is the recording itself, ``speed-0.9``
   is played slower, ``room-0`` has a random speed, room and noise;
 * ``statistics.npz``: mean and standard deviation of each mel bin;
-* ``report.json``: hours per corpus and speaker, and every clip left out with the reason.
+* ``report.json``: hours per corpus and speaker, and every clip left out with the reason. It is written last: without
+  it a set is not complete.
 
 Reading is by memory map, so a set may be larger than memory.
 """
@@ -191,8 +192,8 @@ def prepare(
     found = (clip for path in corpora for clip in read_corpus(path, report))
     clips = list(_checked_texts(found, language.normaliser, report))
     clips += [replace(clip, text="") for path in no_speech for clip in read_corpus(path, report)]
-    out.mkdir(parents=True, exist_ok=True)
     names = _variants(config)
+    _make_room(out, names)
     files = {name: (out / f"{name}.f16").open("wb") for name in names}
     offsets: dict[str, list[int]] = {name: [0] for name in names}
     seconds_of: dict[str, float] = defaultdict(float)
@@ -245,6 +246,16 @@ def prepare(
     return summary
 
 
+def _make_room(out: Path, names: Iterable[str]) -> None:
+    """Make the folder of a set; one that is there already is none any more, until its report is written again.
+
+    Its frames are unlinked, not emptied, so that a run which is reading them goes on with what it began with.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("report.json", *(f"{name}.f16" for name in names)):
+        (out / name).unlink(missing_ok=True)
+
+
 def _checked_texts(clips: Iterable[Clip], normaliser: Normaliser, report: Any) -> Iterable[Clip]:
     """Clips with their text normalised; texts without words, letters of other languages, repeated ids are reported."""
     seen: set[str] = set()
@@ -288,9 +299,9 @@ def read_description(folder: Path) -> tuple[list[PreparedClip], FrontEndConfig, 
         lines = (folder / "clips.jsonl").read_text(encoding="utf-8").splitlines()
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         stats = np.load(folder / "statistics.npz")
-    except (OSError, ValueError) as error:
+        clips = [PreparedClip(**json.loads(line)) for line in lines]
+    except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{folder} is not a prepared set (make one with `edge-stt train prepare`): {error}") from error
-    clips = [PreparedClip(**json.loads(line)) for line in lines]
     return (
         clips,
         FrontEndConfig(**report["front_end"]),
@@ -311,15 +322,31 @@ def check_language(folder: Path, language: Language) -> None:
 
 
 class PreparedSet:
-    """A prepared set on disk. ``frames(i, variant)`` is clip i's log-mel, float32 ``[frames, n_mels]``."""
+    """A prepared set on disk. ``frames(i, variant)`` is clip i's log-mel, float32 ``[frames, n_mels]``.
+
+    Raises `DataError` where there is none, or its files are not of one another.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.clips, self.front_end, self.variants, self.statistics = read_description(folder)
-        self._offsets = {name: np.load(folder / f"{name}.npy") for name in self.variants}
-        self._frames = {
-            name: np.memmap(folder / f"{name}.f16", np.float16, "r").reshape(-1, self.front_end.n_mels)
-            for name in self.variants
-        }
+        self._offsets: dict[str, Any] = {}
+        self._frames: dict[str, Any] = {}
+        for name in self.variants:
+            self._offsets[name], self._frames[name] = self._read_variant(folder, name)
+
+    def _read_variant(self, folder: Path, name: str) -> tuple[Any, Any]:
+        """First frame of each clip and the end, int64 ``[clips + 1]``; float16 ``[frames, n_mels]``."""
+        try:
+            offsets = np.load(folder / f"{name}.npy")
+            frames = np.memmap(folder / f"{name}.f16", np.float16, "r").reshape(-1, self.front_end.n_mels)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{folder}: {name} cannot be read ({error}): prepare the set again") from error
+        # Otherwise clips would be paired with the texts of others.
+        if len(offsets) != len(self.clips) + 1 or offsets[-1] != len(frames):
+            raise DataError(
+                f"{folder}: clips.jsonl, {name}.npy and {name}.f16 do not belong together: prepare it again"
+            )
+        return offsets, frames
 
     def __len__(self) -> int:
         return len(self.clips)

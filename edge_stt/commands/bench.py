@@ -8,20 +8,21 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .. import __version__
 from ..engines import ENGINES, Variant, installed_engines
-from ..errors import EdgeSttError, PackageError, UsageError
+from ..errors import DataError, EdgeSttError, PackageError, UsageError
 
 if TYPE_CHECKING:
     from ..benchmark import TestSet
+    from ..figures import Change, Scored
     from ..report import Report
     from ..text import Normaliser
 
@@ -62,7 +63,7 @@ def bench(
     Exit code 1 when something failed, or with --compare when WER rose significantly and by more than --threshold.
     """
     from ..benchmark import load_sets, run
-    from ..figures import compare_runs, read_run, tabulate
+    from ..figures import check_comparable, cut_off_warnings, read_run, tabulate
     from ..machine import condition, machine, throttling_between
     from ..report import Report, write_atomically
 
@@ -70,6 +71,8 @@ def bench(
     old = read_run(compare) if compare else None
     variants, notes = choose_variants(model, decoder, threads, mode, engine)
     sets = load_sets(manifests, limit, common_normaliser(model)) if manifests else [demo_set()]
+    if old is not None:
+        check_comparable(old, sets, variants)
     for note in notes:
         typer.echo(f"edge-stt: {note}", err=True)
     before = condition()
@@ -77,6 +80,7 @@ def bench(
         measured = run(sets, variants, repeats, advance)
     after = condition()
     scored = tabulate(measured, sets)
+    changes, incomparable = _compare(old, scored)
     report = Report(
         __version__,
         machine(),
@@ -84,9 +88,9 @@ def bench(
         after,
         repeats,
         scored,
-        throttling_between(before, after),
-        measured.failures,
-        compare_runs(old, scored) if old is not None and scored else (),
+        [*throttling_between(before, after), *cut_off_warnings(scored)],
+        [*measured.failures, *incomparable],
+        changes,
     )
     for line in [*report.warnings, *report.failures]:
         typer.echo(f"edge-stt: {line}", err=True)
@@ -101,8 +105,20 @@ def bench(
     worse = [c for c in report.changes if c.verdict == "worse" and c.points > threshold]
     if worse:
         typer.echo(f"edge-stt: worse by more than {threshold:g} points of WER: {len(worse)} of the results", err=True)
-    if worse or measured.failures:
+    if worse or report.failures:
         raise typer.Exit(1)
+
+
+def _compare(old: dict[str, Any] | None, scored: Sequence[Scored]) -> tuple[list[Change], list[str]]:
+    """Changes since an earlier run, and why there are none: what was measured is worth showing all the same."""
+    from ..figures import compare_runs
+
+    if old is None or not scored:
+        return [], []
+    try:
+        return compare_runs(old, scored), []
+    except DataError as error:
+        return [], [f"--compare: {error}"]
 
 
 def choose_variants(

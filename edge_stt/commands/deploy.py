@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import EdgeSttError
+from ..errors import EdgeSttError, UsageError
 
 BUILD = Path(__file__).parents[2] / "deploy" / "build-deb"  # there in a checkout
 
@@ -25,16 +25,18 @@ def deploy(
 ) -> None:
     """Install edge-stt on another machine over ssh, start its service, and print what doctor says there.
 
-    It can be run again and again. When the service or the model does not work there, all is put back as it was.
+    It can be run again and again. When the service or the model does not work there, or after Ctrl-C, all is put back
+    as it was.
     """
     from ..debian_package import choose_deb
     from ..deployment import Deployment, check, check_space, look
     from ..package import ModelPackage
     from ..remote import Remote
 
+    options = _split(ssh_options)
     if package is not None:
         ModelPackage.load(package)
-    with Remote(host, tuple(shlex.split(ssh_options))) as remote:
+    with Remote(host, options) as remote:
         device = look(remote)
         _say(f"{host}: {device.system}, {device.arch}, Python {device.python or 'not installed'}")
         try:
@@ -51,6 +53,13 @@ def deploy(
         _say("systemd does not run there: no service was started")
     if any(line.startswith("FAIL") for line in lines):
         raise typer.Exit(1)
+
+
+def _split(ssh_options: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(ssh_options))
+    except ValueError as error:
+        raise UsageError(f"--ssh-options {ssh_options!r}: {str(error).lower()}") from error
 
 
 def _build(arch: str, codename: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import EdgeSttError, reason
 from ..recogniser import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ app = typer.Typer(
     add_completion=False,
     help="Install model packages, choose one, go back to the one before.",
 )
-SERVICE = "edge-stt.service"
+# The services that load a model, and how each takes another: the Wyoming server cannot reload.
+SYSTEM_SERVICES = (("edge-stt.service", "reload"), ("edge-stt-wyoming.service", "try-restart"))
+USER_SERVICES = (("edge-stt-user.service", "reload"),)
+SYSTEMD = Path("/run/systemd/system")  # there if systemd runs: sd_booted(3)
 RequireSignature = Annotated[
     bool, typer.Option("--require-signature", help="Take signed packages only, whatever the configuration says.")
 ]
@@ -47,7 +50,7 @@ def install(
         installed = store.install(source)
     if use_it:
         store.use(installed.name)
-        _reload_service()
+        _tell_services()
     typer.echo(f"{installed.name}: installed{' and active' if use_it else ''}")
 
 
@@ -74,7 +77,7 @@ def use(
 ) -> None:
     """Make an installed model the active one, once it has given the outputs it promises."""
     chosen = _store(require_signature, public_key).use(name)
-    _reload_service()
+    _tell_services()
     typer.echo(f"{chosen.name}: active")
 
 
@@ -82,7 +85,7 @@ def use(
 def rollback() -> None:
     """Go back to the model that was active before; a second time goes forward again."""
     active = _store().rollback()
-    _reload_service()
+    _tell_services()
     typer.echo(f"{active.name if active else 'the model that comes along'}: active")
 
 
@@ -97,25 +100,28 @@ def _store(require_signature: bool = False, public_key: str | None = None) -> Mo
     from ..daemon_config import DaemonConfig, default_path
     from ..model_store import ModelsConfig, ModelStore
     from ..settings import load
+    from ..signatures import read_public_key
 
     models = load(DaemonConfig(), default_path(), {}).models
     key = models.public_key if public_key is None else public_key
-    if key and not key.startswith("RW"):
-        try:
-            key = Path(key).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise EdgeSttError(f"cannot read the public key {key}: {reason(error)}") from error
+    read_public_key(key)  # that its file is there, also where no signature is asked for
     return ModelStore(config=ModelsConfig(models.require_signature or require_signature, key))
 
 
-def _reload_service() -> None:
-    """Let the running service take the model now; it keeps its microphone."""
+def _tell_services() -> None:
+    """Let the running services that load from this user's store take the model now.
+
+    The daemon keeps its microphone. The Wyoming server first finishes the requests that run, and then begins anew.
+    """
     systemctl = shutil.which("systemctl")
-    if systemctl is None or not Path("/run/systemd/system").is_dir():
+    if systemctl is None or not SYSTEMD.is_dir():
         return
-    running = subprocess.run([systemctl, "is-active", "--quiet", SERVICE], capture_output=True, check=False)
-    if running.returncode:
-        return
-    done = subprocess.run([systemctl, "reload", SERVICE], capture_output=True, text=True, check=False)
-    if done.returncode:
-        typer.echo(f"edge-stt: the service runs on with its old model: systemctl reload {SERVICE}", err=True)
+    own = os.geteuid() != 0
+    command = [systemctl, "--user"] if own else [systemctl]
+    for unit, verb in USER_SERVICES if own else SYSTEM_SERVICES:
+        running = subprocess.run([*command, "is-active", "--quiet", unit], capture_output=True, check=False)
+        if running.returncode:
+            continue
+        if subprocess.run([*command, verb, unit], capture_output=True, check=False).returncode:
+            again = f"systemctl {'--user ' if own else ''}{verb} {unit}"
+            typer.echo(f"edge-stt: {unit} did not take the new model; try again: {again}", err=True)

@@ -8,10 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from ..daemon_config import SYSTEM_PATH
+from ..byte_streams import printable_path
+from ..daemon_config import SYSTEM_PATH, DaemonConfig, default_path
 from ..errors import UsageError
+from ..model_store import ModelsConfig, check_active
 from ..setting_flags import given, with_settings
-from ..settings import load, to_toml
+from ..settings import apply, load, read_toml, to_toml
 from ..wyoming.config import ServeConfig
 from ..wyoming.protocol import Address
 
@@ -37,6 +39,7 @@ def run(
     settings = load(ServeConfig(), path, given(ServeConfig, flags))
     for uri in settings.wyoming.listen:
         Address.parse(uri)
+    check_active(_models_config(), settings.recogniser.model)
     if check_config:
         settings.recogniser.load_options().load()
         typer.echo(f"{path or 'defaults and flags'}: the settings are good")
@@ -48,6 +51,18 @@ def run(
 
     set_up_logging(settings.log.level)
     serve_wyoming(settings)
+
+
+def _models_config() -> ModelsConfig:
+    """Which models may be loaded: the section of the daemon's settings, which `edge-stt model` goes by too.
+
+    Mistakes in other sections are the daemon's own affair. Raises `ConfigError`.
+    """
+    path = default_path()
+    if path is None:
+        return ModelsConfig()
+    values = {name: value for name, value in read_toml(path).items() if name.startswith("models.")}
+    return apply(DaemonConfig(), values, printable_path(path)).models
 
 
 serve = with_settings(run, ServeConfig)

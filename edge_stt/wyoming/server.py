@@ -26,6 +26,7 @@ from .recognition import PcmFormat, Recogniser, Recognition
 logger = logging.getLogger(__name__)
 
 PLACE_SECONDS = 2.0  # for one of the clients to go, when there are as many as may be
+FLUSH_SECONDS = 1.0  # for a client to take what is left, at its end; less than others wait for its place
 GRACE_SECONDS = 10.0  # for requests that run when the server is to end
 ALIVE_SECONDS = 2.0  # between two proofs that the recogniser still works
 FIRST_FD = 3  # sd_listen_fds(3)
@@ -182,9 +183,22 @@ class Connection:
         except EdgeSttError as error:
             logger.warning("%s: %s; disconnected", self.name, error)
             with contextlib.suppress(OSError, EdgeSttError):
-                await self._send("error", {"text": str(error), "code": "refused"})
+                if not self._writer.is_closing():  # it is, when the client takes nothing
+                    await self._send("error", {"text": str(error), "code": "refused"})
         except Exception as error:  # a fault in here must not cost the other clients
             logger.error("%s: unexpected %s: %s; disconnected", self.name, type(error).__name__, error)
+        finally:
+            await self._hang_up()
+
+    async def _hang_up(self) -> None:
+        """Close, while the client still has its place: one that does not read would keep a descriptor for ever."""
+        self._writer.close()
+        try:
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(FLUSH_SECONDS):
+                    await self._writer.wait_closed()
+        finally:
+            self._writer.transport.abort()
 
     async def _answer(self) -> None:
         while self.busy or not self.server.stopping.is_set():
@@ -205,6 +219,7 @@ class Connection:
             async with asyncio.timeout(self.server.config.wyoming.idle_timeout):
                 await self._writer.drain()
         except TimeoutError as error:
+            self._writer.transport.abort()  # to close it would be to wait until all is sent
             raise ProtocolError("it takes nothing of what is sent") from error
 
     async def _describe(self, _: Message) -> None:
