@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from edge_stt.features import Floats
 
-from .flatbuffer import WEIGHTED, TfliteFile, head_operators, layer_operators
+from .flatbuffer import WEIGHTED, Operator, TfliteFile, head_operators, layer_operators
 from .ranges import with_ranges
 
 CONV_VERSION = 4  # the oldest that knows 16-bit activations: tflite-runtime 2.14 must load the file
@@ -39,7 +39,7 @@ def convert(
             return quantize_integer(content, mode, clips, keep_float)
         return quantize_by_tensorflow(saved_model, mode, clips, signatures)
     content = from_saved_model(saved_model, mode, signatures)
-    if mode == "dynamic" and keep_float:
+    if mode == "dynamic":
         content = with_float_weights(content, from_saved_model(saved_model, "float32", signatures), keep_float)
     return content
 
@@ -110,8 +110,7 @@ def quantize_integer(content: bytes, mode: str, clips: list[Floats], keep_float:
     """
     ranged = with_ranges(content, clips, 8 if mode == "int8" else 16)
     file = TfliteFile(ranged)
-    kept = [*head_operators(file), *(op for layer in keep_float for op in layer_operators(file, layer))]
-    return quantize_ranged(ranged, mode, [file.name(op.graph, op.outputs[0]) for op in kept])
+    return quantize_ranged(ranged, mode, [file.name(op.graph, op.outputs[0]) for op in _in_float(file, keep_float)])
 
 
 def quantize_ranged(ranged: bytes, mode: str, float_tensors: Sequence[str] = ()) -> bytes:
@@ -155,14 +154,19 @@ def repair_16_bit(content: bytes) -> bytes:
 
 
 def with_float_weights(content: bytes, float_content: bytes, layers: Sequence[str]) -> bytes:
-    """A dynamic-range file in which some layers have their float weights again, and so float arithmetic."""
+    """A dynamic-range file in which the heads and some layers have float weights again, and so float arithmetic.
+
+    The heads for the reason that `quantize_integer` gives; streaming is then nearer to offline too.
+    """
     file, source = TfliteFile(content), TfliteFile(float_content)
-    for layer in layers:
-        pairs = zip(layer_operators(file, layer), layer_operators(source, layer), strict=True)
-        for op, original in pairs:
-            values = source.values(original.graph, original.inputs[1])
-            file.replace_constant(op.graph, op.inputs[1], values)
+    for op, original in zip(_in_float(file, layers), _in_float(source, layers), strict=True):
+        file.replace_constant(op.graph, op.inputs[1], source.values(original.graph, original.inputs[1]))
     return file.to_bytes()
+
+
+def _in_float(file: TfliteFile, layers: Sequence[str]) -> list[Operator]:
+    """The operators of the heads and of the named layers."""
+    return [*head_operators(file), *(op for layer in layers for op in layer_operators(file, layer))]
 
 
 def main() -> None:
