@@ -135,21 +135,39 @@ class NormalizationConfig:
     """How the mean that is subtracted comes about.
 
     The training mean counts as ``prior_frames`` frames heard before the utterance, so that the first frames and very
-    short clips have a mean too; the running form forgets what lies further back than about ``memory_frames``.
+    short clips have a mean too; the running form forgets what lies further back than about ``memory_frames``. The
+    offline form leaves out silent ends: what is more than ``quiet`` nats (mean over the bins) below the loudest
+    moments, but for ``margin_frames`` next to the speech.
     """
 
     prior_frames: int = 50
     memory_frames: int = 1_000
+    quiet: float = 5.0
+    margin_frames: int = 30
 
 
 def normalise_utterance(
     frames: Floats, statistics: FeatureStatistics, config: NormalizationConfig | None = None
 ) -> Floats:
     """Offline form: one mean for the whole utterance. float32 ``[frames, n_mels]`` in and out."""
-    prior = (config or NormalizationConfig()).prior_frames
-    total = frames.sum(axis=0, dtype=np.float64) + prior * statistics.mean.astype(np.float64)
-    mean = (total / max(1, prior + len(frames))).astype(np.float32)
+    config = config or NormalizationConfig()
+    heard = without_silent_ends(frames, config)
+    total = heard.sum(axis=0, dtype=np.float64) + config.prior_frames * statistics.mean.astype(np.float64)
+    mean = (total / max(1, config.prior_frames + len(heard))).astype(np.float32)
     return (frames - mean) / statistics.std
+
+
+LOUD_FRAMES = 30  # as many are as loud as "the loudest moments" or louder: a click is no speech
+
+
+def without_silent_ends(frames: Floats, config: NormalizationConfig) -> Floats:
+    """The log-mel frames from shortly before the first loud one to shortly after the last: a view."""
+    if not len(frames):
+        return frames
+    level = frames.mean(axis=1)
+    rank = len(level) - min(LOUD_FRAMES, len(level))
+    loud = np.flatnonzero(level >= np.partition(level, rank)[rank] - config.quiet)
+    return frames[max(0, loud[0] - config.margin_frames) : loud[-1] + 1 + config.margin_frames]
 
 
 class RunningNormaliser:

@@ -19,6 +19,7 @@ from edge_stt.features import (
     log_mel,
     mel_filters,
     normalise_utterance,
+    without_silent_ends,
 )
 
 from .conftest import DEMO
@@ -127,6 +128,28 @@ def test_normalised_speech_is_centred() -> None:
     normalised = normalise_utterance(frames, stats)
     np.testing.assert_allclose(normalised.mean(axis=0), 0.0, atol=1e-3)
     np.testing.assert_allclose(normalised.std(axis=0), 1.0, atol=1e-3)
+
+
+@pytest.mark.parametrize("level", [0.0, 1e-4])
+def test_silence_around_speech_changes_nothing_in_it(level: float) -> None:
+    """It would move the mean by more than a deviation; a third of one is left, of what the margins hold."""
+    samples = read_audio(DEMO)
+    rng = np.random.default_rng(0)
+    before, after = (rng.normal(0.0, level, 160 * count).astype(np.float32) for count in (1_000, 300))
+    frames = log_mel(samples, CONFIG)
+    stats = FeatureStatistics(frames.mean(axis=0), frames.std(axis=0))
+    alone = normalise_utterance(frames, stats)
+    among = normalise_utterance(log_mel(np.concatenate([before, samples, after]), CONFIG), stats)
+    assert np.abs(among[1_010 : 1_000 + len(alone) - 10] - alone[10:-10]).max() < 0.4
+
+
+def test_a_click_is_not_taken_for_the_speech() -> None:
+    frames = log_mel(read_audio(DEMO), CONFIG)
+    loud = np.full((5, 80), frames.max() + 10.0, np.float32)
+    clicked = np.concatenate([loud, frames])
+    assert len(without_silent_ends(clicked, NormalizationConfig())) >= len(
+        without_silent_ends(frames, NormalizationConfig())
+    )
 
 
 def test_no_frames_give_no_frames(statistics: FeatureStatistics) -> None:
