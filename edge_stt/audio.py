@@ -52,6 +52,7 @@ from .features import Floats
 
 SAMPLE_RATE = 16_000  # Hz, of everything this module gives
 MIN_RATE, MAX_RATE = 4_000, 384_000  # Hz, accepted: from a poor telephone to studio converters
+UNREAD_CONTAINERS = (b"\x1aE\xdf\xa3", b"\x30\x26\xb2\x75", b"#!AMR")  # Matroska and WebM, ASF and WMA, AMR
 MAX_CHANNELS = 32
 MAX_MAGNITUDE = float(2**31)  # floats on the scale of 32-bit integers are odd but harmless; beyond is damage
 
@@ -234,7 +235,7 @@ def _read_pieces(file: Any, fd: int, name: str) -> Iterator[Floats]:
     stated = _stated_frames(file, fd)
     if done == 0 and (failed or stated):
         raise AudioError(f"{name}: nothing in it can be decoded, it is damaged or cut off; record or copy it again")
-    if failed or (stated is not None and done < stated) or _log_tells_of_loss(file.extra_info):
+    if failed or (stated is not None and done < stated) or _log_tells_of_loss(file.extra_info, fd):
         logger.warning("%s: cut short or damaged; the %.1f s that could be read are used", name, done / file.samplerate)
 
 
@@ -260,7 +261,7 @@ def _decode_pipe(
         if frame_length:
             head = fill(stream, head, frame_length + 4, name)
         if not (head.startswith(CONTAINERS) or starts_with_mp3_frames(head)):
-            if raw_format is None:
+            if raw_format is None or head[4:8] == b"ftyp" or head.startswith(UNREAD_CONTAINERS):
                 raise _not_audio(name, "format not recognised")
             yield from read_pcm(Rejoined(head, stream, None, name), *raw_format, block_seconds=block_seconds)
             return
@@ -431,9 +432,25 @@ def _is_chain_of_chunks(fd: int) -> bool:
     return size in (position, end)  # the last filling byte is often missing
 
 
-def _log_tells_of_loss(log: str) -> bool:
+def _log_tells_of_loss(log: str, fd: int) -> bool:
     """Whether libsndfile's log of the header says that samples are missing, which it mends in silence."""
     for stated in re.findall(r"^\s*(?:data|SSND|Data Size)\s*:\s*(\d+) \(should be \d+\)", log, flags=re.MULTILINE):
         if int(stated) < UNKNOWN_WAV_LENGTH:
             return True
-    return "without an End-Of-Stream flag" in log
+    # libsndfile 1.2 says so too of a stream whose only page of sound is its last one.
+    return "without an End-Of-Stream flag" in log and not _ogg_says_it_ends(fd)
+
+
+LONGEST_OGG_PAGE = 65_307  # RFC 3533
+
+
+def _ogg_says_it_ends(fd: int) -> bool:
+    """Whether the last page of an Ogg file is whole and has the flag that the stream ends with it."""
+    size = os.fstat(fd).st_size
+    tail = os.pread(fd, LONGEST_OGG_PAGE, max(0, size - LONGEST_OGG_PAGE))
+    page = tail.rfind(b"OggS")
+    header = tail[page : page + 27]
+    if page < 0 or len(header) < 27 or not header[5] & 4:
+        return False
+    segments = tail[page + 27 : page + 27 + header[26]]
+    return len(tail) - page >= 27 + header[26] + sum(segments)

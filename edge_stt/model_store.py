@@ -132,6 +132,14 @@ class ModelStore:
                 self._point(ACTIVE, chosen.path)
         return Installed(chosen.name, chosen.path, ACTIVE)
 
+    def use_shipped(self) -> None:
+        """Use the model that comes along with edge-stt again; the active one becomes the previous."""
+        with self._locked():
+            active = self._target(ACTIVE)
+            if active is not None:
+                self._point(PREVIOUS, active)
+                self._point(ACTIVE, None)
+
     def rollback(self) -> Installed | None:
         """Make the previous package active again, and the active one previous; None: the one that comes along."""
         with self._locked():

@@ -68,6 +68,8 @@ def attach(
 ) -> ModelPackage:
     """Write ``package`` to ``out`` with a lexicon, a language model (of words, of letters) or other decoding settings.
 
+    What else is set in it stays: calibrations, and weights as a place for `tune` to begin.
+
     Raises `EdgeSttError` when a file is not what it should be or its units are not the model's.
     """
     if lm is not None:
@@ -82,7 +84,10 @@ def attach(
     files |= {name: path.read_bytes() for name, path in added.items() if path is not None}
     info = package.info
     if heads and decoding is None:
-        decoding = DecodingConfig("lexicon", heads[0])
+        own = DecodingConfig.of(package)
+        if own.head != heads[0]:  # whose priors are of no use
+            own = replace(own, head=heads[0], prior_weight=0.0, log_priors=())
+        decoding = replace(own, decoder="lexicon")
     if decoding is not None:
         info = replace(info, decoding=decoding.to_data())
     files.pop(INFO_FILE, None)

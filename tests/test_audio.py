@@ -739,3 +739,26 @@ def test_with_value_makes_what_its_name_says() -> None:
     samples = read_audio(io.BytesIO(with_value(0.25, 24_000)))
     assert samples[24_000] == np.float32(0.25)
     assert np.abs(np.delete(samples - speech(), 24_000)).max() == 0.0
+
+
+@pytest.mark.parametrize("seconds", [0.3, 0.9, 1.5])
+def test_a_short_opus_file_is_whole(tmp_path: Path, seconds: float, caplog: pytest.LogCaptureFixture) -> None:
+    """libsndfile misses the flag of the last page where that is the only one with sound."""
+    path = tmp_path / "short.opus"
+    samples = np.random.default_rng(0).normal(0.0, 0.1, round(16_000 * seconds)).astype(np.float32)
+    soundfile.write(path, samples, 16_000, format="OGG", subtype="OPUS")
+    assert len(read_audio(path)) == len(samples)
+    assert caplog.text == ""
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-40])
+    try:
+        read_audio(path)
+    except AudioError:
+        return
+    assert "cut short" in caplog.text
+
+
+@pytest.mark.parametrize("head", [b"\0\0\0\x20ftypM4A ", b"\x1aE\xdf\xa3\x9fB\x86\x81\x01B\xf7\x81"])
+def test_containers_that_cannot_be_read_are_not_heard_as_samples(head: bytes) -> None:
+    with pytest.raises(AudioError, match="of a kind not read here"):
+        list(read_stdin(io.BytesIO(head + bytes(64_000))))

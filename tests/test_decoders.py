@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_stt.beam import BeamConfig
+from edge_stt.beam import BeamConfig, ConfidenceConfig
 from edge_stt.decoders import DecodingConfig, build_decoder, choose
 from edge_stt.errors import DataError, DecodingError
 from edge_stt.hotwords import HotWords
 from edge_stt.lexicon import Lexicon
 from edge_stt.package import ModelInfo, ModelPackage, write_package
+from edge_stt.phrases import PhraseConfig
 from edge_stt.tuning import attach, tune
 from edge_stt.units import ENGLISH_CHARACTERS as CHARACTERS
 from edge_stt.units import UnitSet
@@ -95,6 +96,13 @@ def test_settings_survive_the_package(tmp_path: Path, with_lexicon: ModelPackage
     tuned = attach(with_lexicon, tmp_path / "tuned", decoding=config)
     assert DecodingConfig.of(ModelPackage.load(tuned.path)) == config
     assert choose(tuned, beam_width=3).beam.beam_width == 3
+
+
+def test_another_lexicon_keeps_what_else_was_set(tmp_path: Path, with_lexicon: ModelPackage, lexicon: Path) -> None:
+    beam = BeamConfig(beam_width=7, lm_weight=0.6, confidence=ConfidenceConfig(offset=0.25))
+    config = DecodingConfig("lexicon", "characters", 0.3, (-1.5,) * len(CHARACTERS), beam, PhraseConfig(offset=3.0))
+    tuned = attach(with_lexicon, tmp_path / "tuned", decoding=config)
+    assert DecodingConfig.of(attach(tuned, tmp_path / "again", lexicon)) == config
 
 
 def test_priors_make_a_shy_model_speak(with_lexicon: ModelPackage) -> None:

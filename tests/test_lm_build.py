@@ -439,3 +439,11 @@ def _built(text: Path, path: Path) -> Path:
 
 def test_sizes() -> None:
     assert [parse_size(s) for s in ("6M", "1.5 MB", "500k", "12", "2g")] == [6e6, 1.5e6, 5e5, 12, 2e9]
+
+
+def test_a_text_is_not_replaced_by_the_model_made_of_it(text: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.txt"
+    own.write_text(text.read_text())
+    result = CliRunner().invoke(app, ["build", str(own), "-o", str(own)])
+    assert isinstance(result.exception, UsageError)
+    assert own.read_text() == text.read_text()

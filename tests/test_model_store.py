@@ -272,6 +272,9 @@ def test_the_command_line(tmp_path: Path) -> None:
     listed = json.loads(edge_stt("list", "--json", **environment).stdout)
     assert [(entry["name"][:4], entry["state"]) for entry in listed] == [("one-", "active"), ("(com", "")]
     assert edge_stt("rollback", **environment).stdout == "the model that comes along: active\n"
+    edge_stt("rollback", **environment)
+    assert edge_stt("use", "shipped", **environment).stdout == "the model that comes along: active\n"
+    assert "active   (comes along)" in edge_stt("list", **environment).stdout
     failed = edge_stt("use", "two", **environment)
     assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
     refused = edge_stt("install", package, "--require-signature", **environment)

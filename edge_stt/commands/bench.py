@@ -40,7 +40,7 @@ def bench(
     ] = None,
     model: Annotated[Paths | None, typer.Option(help="Model package; repeat for several.")] = None,
     decoder: Annotated[Names | None, typer.Option(help="greedy, beam or lexicon; repeat for several.")] = None,
-    threads: Annotated[list[int] | None, typer.Option(min=1, help="Threads (1); repeat for several.")] = None,
+    threads: Annotated[list[int] | None, typer.Option(min=1, max=64, help="Threads (1); repeat for several.")] = None,
     mode: Annotated[Names | None, typer.Option(help="offline or stream (offline); repeat for both.")] = None,
     engine: Annotated[
         Names | None,

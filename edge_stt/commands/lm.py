@@ -123,6 +123,8 @@ def build_command(
         memory=parse_size(memory),
         letters=letters,
     )
+    if output.exists() and any(output.samefile(text) for text in texts if text.exists()):
+        raise UsageError(f"{output} is one of the texts; name another file to write the model to")
     if not output.absolute().parent.is_dir():
         raise UsageError(f"there is no folder {output.absolute().parent} to write {output.name} to")
     with _progress() as progress:

@@ -27,6 +27,7 @@ app = typer.Typer(
 # The services that load a model, and how each takes another: the Wyoming server cannot reload.
 SYSTEM_SERVICES = (("edge-stt.service", "reload"), ("edge-stt-wyoming.service", "try-restart"))
 USER_SERVICES = (("edge-stt-user.service", "reload"),)
+SHIPPED = "shipped"  # for `model use`
 SYSTEMD = Path("/run/systemd/system")  # there if systemd runs: sd_booted(3)
 RequireSignature = Annotated[
     bool, typer.Option("--require-signature", help="Take signed packages only, whatever the configuration says.")
@@ -71,11 +72,21 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="A JSON list inst
 
 @app.command()
 def use(
-    name: Annotated[str, typer.Argument(help="Name of an installed model, or the beginning of it.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help=f"Name of an installed model, or the beginning of it; {SHIPPED}: the one that comes along."
+        ),
+    ],
     require_signature: RequireSignature = False,
     public_key: PublicKey = None,
 ) -> None:
     """Make an installed model the active one, once it has given the outputs it promises."""
+    if name == SHIPPED:
+        _store().use_shipped()
+        _tell_services()
+        typer.echo("the model that comes along: active")
+        return
     chosen = _store(require_signature, public_key).use(name)
     _tell_services()
     typer.echo(f"{chosen.name}: active")

@@ -38,7 +38,7 @@ def transcribe(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in --output-dir.")] = False,
     keep_suffix: Annotated[bool, typer.Option("--keep-suffix", help="Write talk.wav.txt, not talk.txt.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Files to work on at once, each in a process of its own.")] = 1,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the TFLite runtime.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=64, help="Threads of the TFLite runtime.")] = 1,
     decoder: Annotated[str | None, typer.Option(help="greedy, beam or lexicon; without it, the model's own.")] = None,
     beam_width: Annotated[int | None, typer.Option(min=1, help="Readings followed at once; more are slower.")] = None,
     lm_weight: Annotated[float | None, typer.Option(help="Weight of the language model.")] = None,
