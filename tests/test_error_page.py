@@ -43,9 +43,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Scored]]:
     folder = tmp_path_factory.mktemp("page")
     clips = [DEMO, *sorted((ROOT / "tests" / "data").glob("*.opus"))]
     speakers = ["LJ", "LJ", EVIL]
-    items = [
-        {"audio_filepath": str(c), "text": c.with_suffix(".txt").read_text(encoding="utf-8"), "speaker": s}
-        for c, s in zip(clips, speakers, strict=True)
+    texts = [c.with_suffix(".txt").read_text(encoding="utf-8").strip() for c in clips]
+    items = [  # with a word that nobody says, for the page begins with the clips that have errors
+        {"audio_filepath": str(c), "text": f"{t} indeed", "speaker": s}
+        for c, t, s in zip(clips, texts, speakers, strict=True)
     ]
     manifest = folder / "a<i>b.jsonl"
     manifest.write_text("".join(json.dumps(item) + "\n" for item in items))
