@@ -28,5 +28,7 @@ def test_each_weight_is_used_once_in_a_frame() -> None:
     macs, size = (sum(float(row[i]) for row in found) for i in (0, 1))
     info = ModelPackage.load(DEFAULT_MODEL).info
     frames = info.front_end.frames_per_second / info.stride
-    assert size == pytest.approx(info.architecture["parameters"] / 1e6, rel=0.02)  # a byte each, but for biases and heads
+    assert size == pytest.approx(
+        info.architecture["parameters"] / 1e6, rel=0.02
+    )  # a byte each, but for biases and heads
     assert 0.98 * frames * size < macs < info.front_end.frames_per_second * size
