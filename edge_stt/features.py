@@ -137,13 +137,15 @@ class NormalizationConfig:
     The training mean counts as ``prior_frames`` frames heard before the utterance, so that the first frames and very
     short clips have a mean too; the running form forgets what lies further back than about ``memory_frames``. The
     offline form leaves out silent ends: what is more than ``quiet`` nats (mean over the bins) below the loudest
-    moments, but for ``margin_frames`` next to the speech.
+    moments, but for ``margin_frames`` next to the speech. The running form, which does not know what comes, leaves out
+    frames below ``silent`` nats, which is digital silence and no microphone's.
     """
 
     prior_frames: int = 50
     memory_frames: int = 1_000
     quiet: float = 5.0
     margin_frames: int = 30
+    silent: float = -11.8
 
 
 def normalise_utterance(
@@ -174,7 +176,7 @@ class RunningNormaliser:
     """Causal form: frame ``t`` is normalised by the mean of the frames up to ``t``, whatever the chunk sizes.
 
     ``mean_t = mean_(t-1) + (x_t - mean_(t-1)) / min(prior_frames + t + 1, memory_frames)``: a plain average at first,
-    an exponential one later.
+    an exponential one later. Digital silence is not counted, and leaves the mean as it is.
     """
 
     BLOCK = 64  # the closed form below divides by a product of decays, which must not underflow
@@ -194,14 +196,15 @@ class RunningNormaliser:
         out = np.empty_like(frames)
         for start in range(0, len(frames), self.BLOCK):
             block = frames[start : start + self.BLOCK]
-            counts = np.minimum(self._seen + 1 + np.arange(len(block)), max(2, self.config.memory_frames))
+            counted = block.mean(axis=1) >= self.config.silent
+            counts = np.minimum(self._seen + np.cumsum(counted), max(2, self.config.memory_frames))
             # A first count of 1 replaces the mean outright: its decay is 0 and would end the product, so start there.
-            if counts[0] == 1:
-                self._mean, counts[0] = block[0].astype(np.float64), 2
-            weights = (1.0 / counts)[:, None]
+            if counted.any() and counts[first := int(counted.argmax())] == 1:
+                self._mean, counts[first] = block[first].astype(np.float64), 2
+            weights = (counted / np.maximum(counts, 1))[:, None]
             decay = np.cumprod(1.0 - weights, axis=0)
             means = decay * (self._mean + np.cumsum(weights / decay * block, axis=0))
             out[start : start + len(block)] = (block - means) / self.statistics.std
             self._mean = means[-1]
-            self._seen += len(block)
+            self._seen += int(counted.sum())
         return out

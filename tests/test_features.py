@@ -143,6 +143,15 @@ def test_silence_around_speech_changes_nothing_in_it(level: float) -> None:
     assert np.abs(among[1_010 : 1_000 + len(alone) - 10] - alone[10:-10]).max() < 0.4
 
 
+def test_digital_silence_leaves_the_running_mean_as_it_is() -> None:
+    frames = log_mel(read_audio(DEMO), CONFIG)
+    stats = FeatureStatistics(frames.mean(axis=0), frames.std(axis=0))
+    silence = log_mel(np.zeros(160_000, np.float32), CONFIG)
+    normaliser = RunningNormaliser(stats)
+    normaliser(silence)
+    np.testing.assert_array_equal(normaliser(frames), RunningNormaliser(stats)(frames))
+
+
 def test_a_click_is_not_taken_for_the_speech() -> None:
     frames = log_mel(read_audio(DEMO), CONFIG)
     loud = np.full((5, 80), frames.max() + 10.0, np.float32)

@@ -553,16 +553,16 @@ def test_a_bar_on_a_terminal_and_a_summary(tmp_path: Path) -> None:
 
 
 def test_hot_words_are_favoured(tmp_path: Path, spoken: dict[str, str]) -> None:
-    """What was not heard so without them; named one by one or in a file."""
-    assert "who sat there" not in spoken["demo.opus"]
-    (tmp_path / "words.tsv").write_text("# names\nsat there\t20\n")
+    """Of two words that sound alike the one that is asked for; named one by one or in a file."""
+    assert "sat their" not in spoken["demo.opus"]
+    (tmp_path / "words.tsv").write_text("# names\nsat their\t20\n")
     for options in (
         ["--hotword-file", tmp_path / "words.tsv", "--hotword", "county"],
-        ["--hotword", "county", "--hotword", "sat there", "--hotword-weight", 20],
+        ["--hotword", "county", "--hotword", "sat their", "--hotword-weight", 20],
     ):
         done = run("transcribe", DEMO, *options)
         assert done.returncode == 0, done.stderr
-        assert "who sat there" in done.stdout
+        assert "who sat their" in done.stdout
 
 
 @pytest.mark.parametrize(
