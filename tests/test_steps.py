@@ -29,13 +29,14 @@ from train.steps import make_steps
 from pathlib import Path
 
 config = TrainConfig(
-    batches=BatchConfig(masked_statistics=True), model=ConvConfig(stem_channels=8, channels=16, blocks=1, dropout=0.0)
+    batches=BatchConfig(masked_statistics=True, consistency_weight=float(sys.argv[3])),
+    model=ConvConfig(stem_channels=8, channels=16, blocks=1, dropout=0.0)
 )
 steps = make_steps(config, build_network(config.model, {"characters": 29, "phonemes": 41}))
 steps.initialise(load_arrays(Path(sys.argv[1])), sys.argv[1])
 rng = np.random.default_rng(1)
 reports = []
-for lengths in [(150, 90, 201), (640,), (60, 52)]:  # padding on neither side or on both: see test_models
+for lengths in [(150, 150, 201, 201), (640, 640), (60, 60)]:  # padding on neither side or on both: see test_models
     pieces = [rng.normal(size=(n, 80)).astype(np.float32) for n in lengths]
     labels = {"characters": [rng.integers(2, 29, n // 20).tolist() for n in lengths],
               "phonemes": [rng.integers(2, 41, n // 25).tolist() for n in lengths]}
@@ -64,7 +65,8 @@ def _run(backend: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_tensorflow_and_jax_take_the_same_steps(tmp_path: Path) -> None:
+@pytest.mark.parametrize("consistency", [0.0, 0.2])
+def test_tensorflow_and_jax_take_the_same_steps(tmp_path: Path, consistency: float) -> None:
     _needs("tensorflow", "jax")
     import keras
 
@@ -76,18 +78,40 @@ def test_tensorflow_and_jax_take_the_same_steps(tmp_path: Path) -> None:
     save_arrays(tmp_path / "start.npz", weights_of(network.training_model()))
     said, states = {}, {}
     for backend in ("tensorflow", "jax"):
-        done = _run(backend, "-c", STEPS, tmp_path / "start.npz", tmp_path / f"{backend}.npz")
+        done = _run(backend, "-c", STEPS, tmp_path / "start.npz", tmp_path / f"{backend}.npz", consistency)
         assert done.returncode == 0, done.stderr
         said[backend] = json.loads(done.stdout.splitlines()[-1])
         states[backend] = dict(np.load(tmp_path / f"{backend}.npz"))
     assert not said["jax"]["tensorflow"]
+    assert ("disagreement" in said["jax"]["reports"][0]) == (consistency > 0)
     for one, other in zip(said["tensorflow"]["reports"], said["jax"]["reports"], strict=True):
         assert one.keys() == other.keys()
-        np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-3)
+        np.testing.assert_allclose(list(one.values()), [other[name] for name in one], rtol=1e-3)
     assert states["tensorflow"].keys() == states["jax"].keys()  # so that a run can go on with the other
     for name, value in states["tensorflow"].items():
         if "seed_generator" not in name:
             np.testing.assert_allclose(value, states["jax"][name], rtol=2e-3, atol=2e-4, err_msg=name)
+
+
+def test_disagreement_is_the_divergence_of_each_view_from_the_other() -> None:
+    _needs("tensorflow")
+    import tensorflow as tf
+
+    from train.steps import disagreement
+
+    logits = np.random.default_rng(2).normal(size=(4, 3, 5)).astype(np.float32)
+    mask = np.ones((4, 3, 1), np.float32)
+    mask[2:, 2] = 0.0
+    p = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    pairs = [(0, 1, 3), (1, 0, 3), (2, 3, 2), (3, 2, 2)]
+    wanted = sum((p[other, :n] * np.log(p[other, :n] / p[one, :n])).sum() for one, other, n in pairs)
+    variable = tf.Variable(logits)
+    with tf.GradientTape() as tape:
+        value = disagreement(variable, mask)
+    assert float(value) == pytest.approx(wanted, rel=1e-5)
+    # What is learned from stands still: the gradient of a cross entropy, p - q.
+    others = p[[1, 0, 3, 2]]
+    np.testing.assert_allclose(tape.gradient(value, variable), (p - others) * mask, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -304,6 +304,42 @@ def test_an_epoch_takes_clips_as_often_as_their_corpus_weighs(prepared: Path) ->
         Batches(data, labels, BatchConfig(corpus_weights={"no-such": 1.0}), SpecAugmentConfig(), seed=1)
 
 
+def test_two_views_of_a_clip_differ_in_all_but_their_time(tmp_path: Path) -> None:
+    pytest.importorskip("pyroomacoustics", reason="needs the train extra")
+    from train.augment import SpecAugmentConfig
+    from train.batches import Batches
+    from train.config import BatchConfig
+    from train.prepare import PrepareConfig, PreparedSet, prepare
+
+    prepare([_manifest(tmp_path)], tmp_path / "set", PrepareConfig(speeds=(0.9,), room_copies=2), processes=1)
+    data = PreparedSet(tmp_path / "set")
+    labels = {"characters": [[2 + i, 3] for i in range(len(data))]}  # which tell the clips apart
+    weights = dict.fromkeys(data.variants, 1.0)
+
+    def batches(**settings: Any) -> Batches:
+        config = BatchConfig(seconds=60.0, consistency_weight=0.2, variant_weights=weights, warp=0.0, **settings)
+        none = SpecAugmentConfig(frequency_masks=0, time_masks_per_second=0.0, time_warp=20)
+        return Batches(data, labels, config, none, seed=1)
+
+    still, moved = batches(running_share=0.0), batches(running_share=0.0, tempo=0.1)
+    drawn = [still._like(0, variant, np.random.default_rng(i)) for i in range(30) for variant in ("plain", "room-1")]
+    assert set(drawn) == {"plain", "room-0", "room-1"}
+    assert still._like(0, "speed-0.9", np.random.default_rng(1)) == "speed-0.9"
+    for source, epoch in ((still, 0), (moved, 0), (moved, 1)):
+        for items in source.epoch(epoch):
+            batch = source.load(items, np.random.default_rng(3))
+            units = batch.labels["characters"]
+            assert units[::2] == units[1::2] == [labels["characters"][clip] for clip, _ in items]
+            np.testing.assert_array_equal(batch.lengths[::2], batch.lengths[1::2])
+            assert batch.seconds <= 60.0
+    # Of two plain views warped in time alike, and with nothing masked, nothing differs.
+    plain = BatchConfig(consistency_weight=0.2, variant_weights={"plain": 1.0}, warp=0.0, running_share=0.0, tempo=0.1)
+    alike = Batches(data, labels, plain, SpecAugmentConfig(0, 20, 0.0, 25, 0.3, 20), seed=1)
+    batch = alike.load(alike.epoch(0)[0], np.random.default_rng(3))
+    np.testing.assert_array_equal(batch.log_mel[::2], batch.log_mel[1::2])
+    assert len(alike.epoch(0)[0]) < 2 or (batch.log_mel[0] != batch.log_mel[2]).any()
+
+
 def _small_config(**settings: Any) -> Any:
     from train.config import TrainConfig
     from train.models.conv import ConvConfig

@@ -84,7 +84,7 @@ class Batches:
         batches: list[list[tuple[int, str]]] = []
         pool = 4096  # sorted by length within pools of this many clips, so that batches still differ between epochs
         for start in range(0, len(items), pool):
-            batches += by_length(items[start : start + pool], self.config.seconds)
+            batches += by_length(items[start : start + pool], self.config.seconds / self.config.views)
         if epoch >= self.config.curriculum_epochs:
             rng.shuffle(batches)
         else:
@@ -93,11 +93,23 @@ class Batches:
 
     def load(self, items: list[tuple[int, str]], rng: np.random.Generator) -> Batch:
         """Read, normalise, warp and mask the clips of one batch; of silent ones no more than the longest spoken one."""
+        if self.config.views > 1:
+            items = [(clip, view) for clip, first in items for view in (first, self._like(clip, first, rng))]
         clips = [(clip, self.data.frames(clip, variant)) for clip, variant in items]
         longest = max((len(frames) for clip, frames in clips if self.needed[clip]), default=0)
         if longest:
-            clips = [(c, frames if self.needed[c] else _part(frames, longest, rng)) for c, frames in clips]
+            seed = int(rng.integers(2**32))  # the views of a clip are of the same part
+            clips = [(c, frames if self.needed[c] else _part(frames, longest, [seed, c])) for c, frames in clips]
         return assemble(clips, self.labels, self.needed, self.config, self.data.statistics, self.augment, rng)
+
+    def _like(self, clip: int, variant: str, rng: np.random.Generator) -> str:
+        """A variant of the clip in which all is said at the same time: itself, or another with as many frames."""
+        length = self.frames[variant][clip] if variant in self.frames else self.data.lengths(variant)[clip]
+        same = [i for i, other in enumerate(self.variants) if self.frames[other][clip] == length]
+        weights = self.weights[same]
+        if not weights.any():
+            return variant
+        return self.variants[rng.choice(same, p=weights / weights.sum())]
 
     def from_step(self, step: int) -> Generator[tuple[int, Batch]]:
         """Endless (epoch, batch) pairs, beginning with the batch of ``step``, prepared ahead in a thread."""
@@ -172,12 +184,18 @@ def assemble(
     augment: SpecAugmentConfig,
     rng: np.random.Generator,
 ) -> Batch:
-    """Make a batch of clips: their numbers, and log-mel as it was prepared, float32 ``[frames, n_mels]``."""
+    """Make a batch of clips: their numbers, and log-mel as it was prepared, float32 ``[frames, n_mels]``.
+
+    With ``config.views`` of 2 they come in pairs, whose times are changed alike.
+    """
     pieces: list[Floats] = []
-    for clip, raw in clips:
+    for number, (clip, raw) in enumerate(clips):
         frames = raw
+        if number % config.views == 0:
+            seed = rng.integers(2**63)
+        moves = np.random.default_rng(seed)
         if config.tempo:
-            frames = change_tempo(frames, float(1.0 + rng.uniform(-config.tempo, config.tempo)))
+            frames = change_tempo(frames, float(1.0 + moves.uniform(-config.tempo, config.tempo)))
             frames = frames if fits(len(frames), needed[clip]) else raw
         if config.warp:
             frames = warp_frequency(frames, float(1.0 + rng.uniform(-config.warp, config.warp)))
@@ -185,13 +203,13 @@ def assemble(
             frames = RunningNormaliser(statistics)(frames)
         else:
             frames = normalise_utterance(frames, statistics)
-        pieces.append(spec_augment(frames, augment, rng))
+        pieces.append(spec_augment(frames, augment, rng, moves))
     return collate(pieces, {head: [units[clip] for clip, _ in clips] for head, units in labels.items()})
 
 
-def _part(frames: Floats, count: int, rng: np.random.Generator) -> Floats:
+def _part(frames: Floats, count: int, seed: list[int]) -> Floats:
     """At most ``count`` frames, from a random place on."""
-    start = int(rng.integers(max(0, len(frames) - count) + 1))
+    start = int(np.random.default_rng(seed).integers(max(0, len(frames) - count) + 1))
     return frames[start : start + count]
 
 

@@ -33,6 +33,12 @@ class BatchConfig:
     running_share: float = 0.5  # of the clips, how many are normalised causally; the others as whole utterances
     curriculum_epochs: int = 1  # epochs in which batches come shortest first
     masked_statistics: bool = False  # normalisations learn nothing from padding; slower on a CPU
+    consistency_weight: float = 0.0  # above 0, batches have two views of each clip, whose outputs are drawn together
+
+    @property
+    def views(self) -> int:
+        """How often a batch has each of its clips, one after another."""
+        return 2 if self.consistency_weight > 0 else 1
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,10 @@ class TrainConfig:
         for name, value in positive.items():
             if value <= 0:
                 raise DataError(f"config: {name} must be above 0, not {value}")
+        if self.batches.consistency_weight < 0:
+            raise DataError(
+                f"config: batches.consistency_weight must be at least 0, not {self.batches.consistency_weight}"
+            )
         if self.patience < 0:
             raise DataError(f"config: patience must be at least 0, not {self.patience}")
         if self.optimizer.name not in ("adamw", "muon"):

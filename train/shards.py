@@ -138,7 +138,7 @@ class ShardBatches:
         yield from self._groups(pool, rng)
 
     def _groups(self, pool: list[tuple[int, Drawn]], rng: np.random.Generator) -> list[list[Drawn]]:
-        batches = by_length(pool, self.config.seconds)
+        batches = by_length(pool, self.config.seconds / self.config.views)
         rng.shuffle(batches)
         return batches
 
@@ -173,7 +173,8 @@ class ShardBatches:
                 for number, drawn in enumerate(self.epoch(epoch)):
                     if passed + number >= step:
                         rng = np.random.default_rng([self.seed, epoch, number, self.worker])
-                        clips = [(clip, frames.astype(np.float32)) for clip, frames in drawn]
+                        views = range(self.config.views)
+                        clips = [(clip, frames.astype(np.float32)) for clip, frames in drawn for _ in views]
                         statistics = self.data.statistics
                         yield (
                             epoch,

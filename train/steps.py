@@ -92,6 +92,21 @@ def make_optimizer(config: OptimizerConfig, steps: int, variables: Any) -> Any:
     return optimizer
 
 
+def disagreement(logits: Any, mask: Any) -> Any:
+    """How far two views of each clip, rows 2 i and 2 i + 1 of ``logits`` ``[B, T, units]``, are from one another.
+
+    The sum, over the frames of ``mask`` ``[B, T, 1]``, of the Kullback-Leibler divergence of each view from the other,
+    which stands still: each learns from the other what it cannot see itself, and neither is sure of what only one sees.
+    Z. Yao et al., CR-CTC: consistency regularization on CTC for improved speech recognition, ICLR 2025.
+    """
+    log_probs = ops.log_softmax(logits)
+    rows = ops.shape(logits)[0]
+    row = ops.arange(rows)
+    partner = ops.minimum(row + 1 - 2 * (row % 2), rows - 1)  # an odd row at the end is one that fills up
+    others = ops.stop_gradient(ops.take(log_probs, partner, axis=0))
+    return ops.sum(ops.exp(others) * (others - log_probs) * ops.cast(mask, log_probs.dtype))
+
+
 def make_steps(config: TrainConfig, network: CTCModel) -> Steps:
     """The steps of the backend that Keras runs on; raises `DataError` for one that is not supported."""
     backend = keras.backend.backend()

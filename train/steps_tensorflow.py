@@ -19,7 +19,7 @@ from .batches import Batch
 from .checkpoint import restore_weights, weights_of
 from .config import TrainConfig
 from .models.base import CTCModel
-from .steps import Arrays, make_optimizer
+from .steps import Arrays, disagreement, make_optimizer
 
 
 class TensorFlowSteps:
@@ -63,6 +63,10 @@ class TensorFlowSteps:
                 nll = tf.nn.ctc_loss(sparse, logits[head], None, lengths, logits_time_major=False, blank_index=BLANK)
                 losses[head] = tf.reduce_sum(nll) / counts[head]
             total = tf.add_n([weights.get(head, 1.0) * loss for head, loss in losses.items()])
+            if self.config.batches.views > 1:
+                apart = [weights.get(head, 1.0) * disagreement(logits[head], mask) / counts[head] for head in labels]
+                losses["disagreement"] = tf.add_n(apart)
+                total += self.config.batches.consistency_weight * losses["disagreement"]
         gradients = tape.gradient(total, self.model.trainable_variables)
         return {head: self._sum(loss) for head, loss in losses.items()}, self._sum(gradients)
 
