@@ -6,10 +6,10 @@ import gc
 import logging
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
 
 from .audio_keeper import AudioKeeper, RecentAudio
 from .daemon_config import DaemonConfig
@@ -40,8 +40,10 @@ class Output:
 
 
 def _stdout(config: DaemonConfig, daemon: Daemon) -> Sink | None:
-    def gone() -> None:
+    def gone(trouble: str) -> None:
         daemon.signals.stop = daemon.signals.stop or "standard output was closed"
+        if trouble:
+            daemon.error = f"cannot write to standard output: {trouble}; write elsewhere, or nothing: --stdout none"
 
     if config.output.stdout == "none":
         return None
@@ -96,29 +98,39 @@ class Daemon:
         self._sinks: dict[str, Sink] = {}
         self._retired: list[ExecSink] = []  # that may still run a command of the settings before
         self._metrics_output = MetricsOutput(config.metrics, self.metrics, self._lost_events)
+        self.error = ""  # of standard output, from the sink's thread
 
     def run(self) -> str:
-        """Load, open, listen until the end; returns what went wrong with the source, if anything did.
+        """Load, open, listen until the end; returns what went wrong with the source or the output, if anything did.
 
         Raises `EdgeSttError` for what keeps it from beginning.
         """
-        self.notifier.status("loading the model")
-        check_active(self.config.models, self.config.recogniser.model)
-        self.utterances.use(self.config.recogniser.load_options().load(), self.config)
-        try:
-            for output in OUTPUTS:
-                self._open(output)
-            self._metrics_output.open()
-            self.listener.source.open()
-            with _handlers(self.signals):
-                self.listener.run()
-        finally:
-            self.listener.source.close()
-            self.events.close(CLOSE_SECONDS)
-            for sink in self._retired:
-                sink.close(0.0)
-            self._metrics_output.close()
-        return self.listener.error
+        with _handlers({signal.SIGHUP: self._hang_up}):  # at any time: by itself it would end the process
+            self.notifier.status("loading the model")
+            check_active(self.config.models, self.config.recogniser.model)
+            self.utterances.use(self.config.recogniser.load_options().load(), self.config)
+            try:
+                for output in OUTPUTS:
+                    self._open(output)
+                self._metrics_output.open()
+                self.listener.source.open()
+                with _handlers(dict.fromkeys((signal.SIGTERM, signal.SIGINT), self._stop)):
+                    self.listener.run()
+            finally:
+                self.listener.source.close()
+                self.events.close(CLOSE_SECONDS)
+                for sink in self._retired:
+                    sink.close(0.0)
+                self._metrics_output.close()
+        return self.listener.error or self.error
+
+    def _hang_up(self, number: int, _: FrameType | None) -> None:
+        self.signals.reload = True
+
+    def _stop(self, number: int, _: FrameType | None) -> None:
+        """Finish what was said and end; a second such signal ends the program at once."""
+        self.signals.stop = signal.Signals(number).name
+        signal.signal(number, signal.SIG_DFL)
 
     def reload(self) -> None:
         """Read the settings again and change what has changed; with bad ones all stays as it is.
@@ -193,25 +205,12 @@ def _touches(changed: tuple[str, ...], sections: tuple[str, ...]) -> bool:
     return any(name == section or name.startswith(section + ".") for name in changed for section in sections)
 
 
-class _handlers:  # noqa: N801 - a context manager, used like a function
-    """While entered, SIGTERM and SIGINT stop the loop, a second one of them the program, and SIGHUP reloads."""
-
-    def __init__(self, signals: Signals) -> None:
-        self._signals = signals
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._stop)
-        self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._reload)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+@contextmanager
+def _handlers(handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
+    """While entered, these handle signals."""
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
             signal.signal(number, handler)
-
-    def _stop(self, number: int, _: FrameType | None) -> None:
-        self._signals.stop = signal.Signals(number).name
-        signal.signal(number, signal.SIG_DFL)
-
-    def _reload(self, number: int, _: FrameType | None) -> None:
-        self._signals.reload = True

@@ -125,10 +125,16 @@ class StdoutSink(QueuedSink):
 
     name = "standard output"
 
-    def __init__(self, form: str, gone: Callable[[], None] = lambda: None) -> None:
-        """``gone`` is called once when nobody reads any more."""
+    def __init__(self, form: str, gone: Callable[[str], None] = lambda trouble: None) -> None:
+        """``gone`` is called once when no more can be written, with the reason, empty where the reader went away."""
         super().__init__()
         self._json, self._gone, self._broken = form == "json", gone, False
+
+    def open(self) -> None:
+        """Start the thread; raises `EdgeSttError` where there is no standard output."""
+        if sys.stdout is None:
+            raise EdgeSttError("standard output is closed; --stdout none writes nothing there")
+        super().open()
 
     def accept(self, event: Event) -> None:
         """As text only finals are of interest."""
@@ -147,9 +153,7 @@ class StdoutSink(QueuedSink):
             self._broken = True
             with suppress(OSError):  # what is left in the buffer must not fail again when Python exits
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            if not isinstance(error, BrokenPipeError):
-                logger.error("%s: %s", self.name, error.strerror or error)
-            self._gone()
+            self._gone("" if isinstance(error, BrokenPipeError) else error.strerror or str(error))
 
 
 @dataclass(frozen=True)
