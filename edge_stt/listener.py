@@ -42,6 +42,7 @@ WAIT_SECONDS = 0.25
 TOLERATED_GAP = 0.5  # seconds of lost audio that an utterance survives
 LONG_AGO = 300.0  # seconds of audio; no utterance is as long
 REPORT_SECONDS = 1.0  # overflows are told of once in this time
+RELOAD_WAITS = "the settings are read again when this utterance has ended"
 
 
 @dataclass
@@ -207,6 +208,7 @@ class Listener:
         self._overflow = 0.0
         self._reported = -1e9
         self._waiting = ""
+        self._status = ""  # what `Notifier.status` says of the microphone
         self.error = ""
 
     def run(self) -> None:
@@ -214,9 +216,7 @@ class Listener:
         reason = ""
         while not reason:
             self._notifier.alive()
-            if self._signals.reload and not self._utterances.speaking:
-                self._signals.reload = False
-                self._reload()
+            self._reload_between_utterances()
             for item in self.source.read(WAIT_SECONDS):
                 if isinstance(item, End):
                     reason, self.error = "end", item.error
@@ -229,11 +229,29 @@ class Listener:
         self._report(True)
         self._events.publish(StoppedEvent(reason=reason))
 
+    def _reload_between_utterances(self) -> None:
+        """Do it if it was asked for and nobody speaks; while somebody does, the status says that it waits."""
+        if not self._signals.reload:
+            return
+        if self._utterances.speaking:
+            self._notifier.status(RELOAD_WAITS)
+            return
+        self._signals.reload = False
+        self._reload()
+        if self._status:
+            self._notifier.status(self._status)
+
+    def _tell_status(self, text: str) -> None:
+        self._status = text
+        self._notifier.status(text)
+
     def _take(self, item: Item) -> None:
         if isinstance(item, Samples):
             for start in range(0, len(item.samples), PIECE):
                 self._utterances.accept(item.samples[start : start + PIECE])
                 self._notifier.alive()
+                # Here too: who speaks without a pause may have begun the next utterance before all is taken.
+                self._reload_between_utterances()
         elif isinstance(item, Gap):
             self._metrics.overflows += 1
             self._metrics.lost_seconds += item.seconds
@@ -254,7 +272,7 @@ class Listener:
         self._metrics.listening, self._waiting = True, ""
         channels = "1 channel" if item.channels == 1 else f"{item.channels} channels"
         logger.info("listening to %s (%d Hz, %s)", item.device, item.rate, channels)
-        self._notifier.status(f"listening to {item.device}")
+        self._tell_status(f"listening to {item.device}")
         self._events.publish(ListeningEvent(device=item.device, rate=item.rate, channels=item.channels))
         self._be_ready()
 
@@ -264,7 +282,7 @@ class Listener:
             self._waiting = item.reason
             logger.warning("waiting for the microphone %s: %s", item.device, item.reason)
             self._events.publish(WaitingEvent(device=item.device, reason=item.reason, retry=item.retry))
-        self._notifier.status(f"waiting for microphone {item.device}: {item.reason}")
+        self._tell_status(f"waiting for microphone {item.device}: {item.reason}")
         self._be_ready()
 
     def _be_ready(self) -> None:

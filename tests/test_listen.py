@@ -24,7 +24,7 @@ from edge_stt.audio import read_audio
 from edge_stt.daemon_config import DaemonConfig
 from edge_stt.events import Event, EventStream, FinalEvent, PartialEvent, SpeechEvent
 from edge_stt.grammar import Grammar
-from edge_stt.listener import Listener, Signals, Utterances
+from edge_stt.listener import RELOAD_WAITS, Listener, Signals, Utterances
 from edge_stt.metrics import Metrics
 from edge_stt.notify import Notifier
 from edge_stt.settings import apply
@@ -107,6 +107,25 @@ def test_whoever_reads_standard_output_may_go() -> None:
     assert process.wait(WAIT) == 0
     assert process.stderr is not None
     assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_standard_output_that_takes_nothing_is_an_error(form: str) -> None:
+    """Also where the only line is the last."""
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "edge_stt.cli", "listen", "--input", str(MODERN), "--fast", "--stdout", form]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    complaints = [line for line in done.stderr.splitlines() if "listening to" not in line]
+    assert len(complaints) == 1
+    assert complaints[0].startswith("edge-stt: cannot write to standard output: No space left on device; ")
+
+
+def test_without_a_standard_output_there_is_one_line() -> None:
+    command = [sys.executable, "-m", "edge_stt.cli", "listen", "--input", str(MODERN), "--fast"]
+    done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "edge-stt: standard output is closed; --stdout none writes nothing there\n"
 
 
 # --- signals, systemd -----------------------------------------------------------------------------------------------
@@ -235,6 +254,18 @@ def test_outputs_come_and_go_at_a_reload(manager: Manager, tmp_path: Path) -> No
             client.connect(path)
             assert json.loads(client.makefile().readline())["event"] == "listening"
         assert daemon.stop(signal.SIGTERM) == 0
+        os.close(writer)
+
+
+def test_a_reload_while_it_starts_does_not_end_it(manager: Manager) -> None:
+    """A hangup that nobody handles ends a process, and systemd takes that for what was wanted."""
+    reader, writer = os.pipe()
+    with Daemon("--input", "-", env=manager.env, stdin=reader) as daemon:
+        os.close(reader)
+        manager.listen("STATUS=loading the model", daemon)
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_for("reloaded")
+        assert daemon.stop() == 0
         os.close(writer)
 
 
@@ -397,6 +428,50 @@ def test_times_before_lost_audio_stay_and_those_after_it_are_later() -> None:
         lost = sum(0.3 for number in (11, 13, 15) if unbroken.start >= number / 10)
         assert word.start == pytest.approx(unbroken.start + lost, abs=0.002)
     assert utterances.clock == pytest.approx(len(speech) / RATE + 0.9, abs=0.001)
+
+
+class Told(Notifier):
+    """What the status was."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.statuses: list[str] = []
+
+    def status(self, text: str) -> None:
+        if self.statuses[-1:] != [text]:
+            self.statuses.append(text)
+
+
+def test_a_reload_waits_for_the_longest_utterance_and_no_longer() -> None:
+    """Somebody speaks without a pause, and the next utterance has begun before all audio that came is taken."""
+    speech = read_audio(MODERN)[3_200:-3_200]
+    endless = np.concatenate([speech] * 5)
+    config = apply(DaemonConfig(), {"endpoint.longest": 3.0})
+    signals, told = Signals(), Told()
+    reloads: list[list[str]] = []
+
+    class Asking(Keep):
+        """A reload is asked for once somebody speaks."""
+
+        def accept(self, event: Event) -> None:
+            super().accept(event)
+            signals.reload = signals.reload or (event.kind == "speech" and not reloads)
+
+    keep = Asking()
+    stream = EventStream([keep])
+    utterances = Utterances(stream.publish, Metrics())
+    utterances.use(load_model(decoder="greedy"), config)
+    items: list[Item] = [Opened("usb", 48_000, 1), *(Samples(block) for block in np.array_split(endless, 4))]
+
+    def reload() -> None:
+        reloads.append([event.kind for event in keep.events if event.kind in ("speech", "final")])
+
+    Listener(Script(iter(items)), stream, utterances, Metrics(), told, signals, reload).run()
+    assert reloads == [["speech", "final"]]
+    first = keep.of("final")[0]
+    assert isinstance(first, FinalEvent)
+    assert first.reason == "longest"
+    assert told.statuses == ["listening to usb", RELOAD_WAITS, "listening to usb"]
 
 
 def test_a_microphone_that_is_awaited_is_not_heard() -> None:
