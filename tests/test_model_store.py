@@ -312,6 +312,7 @@ def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "broken").write_text("")
     monkeypatch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(model_command, "SYSTEMD", tmp_path)
+    monkeypatch.setattr(model_command, "CGROUPS", tmp_path / "cgroup")
     return tmp_path
 
 
@@ -338,7 +339,8 @@ def test_a_switch_reaches_all_services_that_run(
     monkeypatch.setattr(model_command.os, "geteuid", lambda: user)
     model_command._tell_services()
     assert told(systemctl) == expected
-    assert capsys.readouterr().err == ""
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"edge-stt: {call.split()[-1]} was told to take the new model" for call in expected]
     (systemctl / "broken").write_text((systemctl / "active").read_text())
     model_command._tell_services()
     assert told(systemctl) == expected  # the first that fails does not keep it from the second
@@ -347,6 +349,24 @@ def test_a_switch_reaches_all_services_that_run(
     (systemctl / "active").write_text("")
     model_command._tell_services()
     assert told(systemctl) == []
+
+
+@pytest.mark.parametrize("user", [0, 1000], ids=["root", "user"])
+def test_root_is_told_of_users_services_that_run(
+    systemctl: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], user: int
+) -> None:
+    (systemctl / "active").write_text("")
+    for number, unit in (("0", "edge-stt-user.service"), ("987654321", "edge-stt-user.service"), ("1", "pipewire")):
+        session = f"user.slice/user-{number}.slice/user@{number}.service/app.slice/{unit}"
+        (systemctl / "cgroup" / session).mkdir(parents=True)
+    monkeypatch.setattr(model_command.os, "geteuid", lambda: user)
+    model_command._tell_services()
+    told_of = ["root", "987654321"] if user == 0 else []
+    assert capsys.readouterr().err.splitlines() == [
+        f"edge-stt: edge-stt-user.service of {name} was not told; unless it has a model of its own, say as {name}: "
+        "systemctl --user reload edge-stt-user.service"
+        for name in told_of
+    ]
 
 
 # --- from the network -----------------------------------------------------------------------------------------------

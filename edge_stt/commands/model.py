@@ -29,6 +29,7 @@ SYSTEM_SERVICES = (("edge-stt.service", "reload"), ("edge-stt-wyoming.service", 
 USER_SERVICES = (("edge-stt-user.service", "reload"),)
 SHIPPED = "shipped"  # for `model use`
 SYSTEMD = Path("/run/systemd/system")  # there if systemd runs: sd_booted(3)
+CGROUPS = Path("/sys/fs/cgroup")
 RequireSignature = Annotated[
     bool, typer.Option("--require-signature", help="Take signed packages only, whatever the configuration says.")
 ]
@@ -120,9 +121,11 @@ def _store(require_signature: bool = False, public_key: str | None = None) -> Mo
 
 
 def _tell_services() -> None:
-    """Let the running services that load from this user's store take the model now.
+    """Let the running services that load from this user's store take the model now, and say which were told.
 
     The daemon keeps its microphone. The Wyoming server first finishes the requests that run, and then begins anew.
+    Root's model may serve the services of users too, which root cannot tell without opening a session of theirs: each
+    is named, with what its user has to say.
     """
     systemctl = shutil.which("systemctl")
     if systemctl is None or not SYSTEMD.is_dir():
@@ -136,3 +139,26 @@ def _tell_services() -> None:
         if subprocess.run([*command, verb, unit], capture_output=True, check=False).returncode:
             again = f"systemctl {'--user ' if own else ''}{verb} {unit}"
             typer.echo(f"edge-stt: {unit} did not take the new model; try again: {again}", err=True)
+        else:
+            typer.echo(f"edge-stt: {unit} was told to take the new model", err=True)
+    for unit, verb in () if own else USER_SERVICES:
+        for user in _users_that_run(unit):
+            typer.echo(
+                f"edge-stt: {unit} of {user} was not told; unless it has a model of its own, say as {user}: "
+                f"systemctl --user {verb} {unit}",
+                err=True,
+            )
+
+
+def _users_that_run(unit: str) -> list[str]:
+    """Who runs a service of that name in a session, by systemd's control groups: each running unit is a folder."""
+    import pwd
+
+    users = []
+    for folder in sorted(CGROUPS.glob(f"user.slice/user-*.slice/user@*.service/*/{unit}")):
+        number = folder.parts[-3].removeprefix("user@").removesuffix(".service")
+        try:
+            users.append(pwd.getpwuid(int(number)).pw_name)
+        except (ValueError, KeyError):
+            users.append(number)
+    return users
