@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import queue
@@ -112,7 +113,8 @@ class QueuedSink:
                     self.deliver(event)
                 except Exception as error:
                     self.lost += 1
-                    if (said := f"{type(error).__name__}: {error}") != last:
+                    said = str(error) if isinstance(error, EdgeSttError) else f"{type(error).__name__}: {error}"
+                    if said != last:
                         logger.error("%s: %s", self.name, said)
                         last = said
                     time.sleep(0.01)
@@ -251,9 +253,13 @@ class _ExecWorker(QueuedSink):
         named = {f"EDGE_STT_SLOT_{name.upper().replace('-', '_')}": str(value) for name, value in slots}
         environment = {**os.environ, **named, "EDGE_STT_TEXT": getattr(event, "text", "")}
         environment.pop("NOTIFY_SOCKET", None)  # it is not for a child to speak for the daemon
-        process = self._running = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=2, start_new_session=True, env=environment
-        )
+        try:
+            process = self._running = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=2, start_new_session=True, env=environment
+            )
+        except OSError as error:
+            hint = "; the first line of a script says what runs it: #!/bin/sh" if error.errno == errno.ENOEXEC else ""
+            raise EdgeSttError(f"{command[0]} cannot be run: {error.strerror}{hint}") from error
         if self._abandoned.is_set():  # while it was being started
             self.kill()
         try:

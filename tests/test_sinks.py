@@ -194,6 +194,20 @@ def test_nothing_is_begun_once_its_time_is_over(tmp_path: Path) -> None:
     assert not (tmp_path / "begun1").exists()
 
 
+def test_a_script_that_does_not_say_what_runs_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    script = tmp_path / "on-speech"
+    script.write_text("echo hello\n")
+    script.chmod(0o755)
+    sink = ExecSink(ExecConfig((str(script),)))
+    sink.open()
+    for number in (1, 2, 3):
+        sink.accept(final(number))
+    sink.close(WAIT)
+    assert sink.lost == 3
+    (line,) = {record.message.split(": ", 1)[1] for record in caplog.records}
+    assert line == f"{script} cannot be run: Exec format error; the first line of a script says what runs it: #!/bin/sh"
+
+
 def test_a_command_that_is_not_there_is_refused() -> None:
     with pytest.raises(EdgeSttError, match="no command that can be run"):
         ExecSink(ExecConfig(("/no/such/command",))).open()
