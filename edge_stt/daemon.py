@@ -81,6 +81,14 @@ OUTPUTS = (
 )
 
 
+def try_out(config: DaemonConfig) -> None:
+    """Load what a daemon would, and open nothing; raises `EdgeSttError` for what would keep it from beginning."""
+    check_active(config.models, config.recogniser.model)
+    Utterances(lambda event: None, Metrics()).use(config.recogniser.load_options().load(), config)
+    if config.mqtt.host:
+        MqttSink(config.mqtt).prepare()
+
+
 class Daemon:
     """Everything that runs. ``reread`` gives the settings again, raising `EdgeSttError` when they are not good."""
 

@@ -106,7 +106,13 @@ class MqttSink(QueuedSink):
         self._trouble = ""
 
     def open(self) -> None:
-        """Begin to connect; raises `EdgeSttError` without paho-mqtt, a password or certificates that are asked for."""
+        """Begin to connect; raises `EdgeSttError` as `prepare` does."""
+        self.prepare()
+        self._client.connect_async(*self.config.address, keepalive=KEEPALIVE)
+        super().open()
+
+    def prepare(self) -> None:
+        """All but connecting; raises `EdgeSttError` without paho-mqtt, the password or the certificates asked for."""
         try:
             from paho.mqtt.client import Client
             from paho.mqtt.enums import CallbackAPIVersion
@@ -121,8 +127,6 @@ class MqttSink(QueuedSink):
             client.username_pw_set(self.config.username, _password(self.config.password_file))
         if self.config.tls:
             client.tls_set_context(_tls_context(self.config.ca_file))
-        client.connect_async(*self.config.address, keepalive=KEEPALIVE)
-        super().open()
 
     @property
     def connected(self) -> bool:

@@ -68,6 +68,9 @@ def test_a_pipe_as_text() -> None:
     assert (done.stdout.decode(), done.returncode) == (MODERN_TEXT + "\n", 0)
 
 
+MQTT = ["--mqtt-host", "x", "--mqtt-username", "u", "--mqtt-password-file", "/no/such"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -80,6 +83,12 @@ def test_a_pipe_as_text() -> None:
         (["--exec", "'unfinished"], 2, "No closing quotation"),
         (["--exec", "/no/such/command", "--input", DEMO], 1, "no command that can be run"),
         (["--model", "/no/such/model", "--check-config"], 1, "no model package"),
+        (["--wake", "привет", "--check-config"], 1, "'привет' cannot be pronounced"),
+        (
+            ["--mqtt-host", "x", "--mqtt-username", "u", "--mqtt-password-file", "/no/such", "--check-config"],
+            1,
+            "/no/such",
+        ),
         (["--socket", "/proc/x/y", "--input", DEMO], 1, "cannot listen on /proc/x/y"),
         (["--save-audio", "/proc/x", "--input", DEMO], 1, "cannot keep audio in /proc/x"),
         (["--config", "none.toml"], 2, "there is no such file"),

@@ -10,7 +10,6 @@ import typer
 from ..daemon_config import SYSTEM_PATH, DaemonConfig, default_path
 from ..errors import EdgeSttError, UsageError
 from ..listen_process import Task, become
-from ..model_store import check_active
 from ..setting_flags import given as given_settings
 from ..setting_flags import with_settings
 from ..settings import to_toml
@@ -49,8 +48,9 @@ def run(
     task = Task(None if config is None else str(config), given, input, fast, raw)
     settings = task.settings()
     if check_config:
-        check_active(settings.models, settings.recogniser.model)
-        settings.recogniser.load_options().load()
+        from ..daemon import try_out
+
+        try_out(settings)
         typer.echo(f"{config or default_path() or 'defaults and flags'}: the settings are good")
         return
     if fast and input in (None, "-"):
