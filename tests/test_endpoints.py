@@ -111,3 +111,6 @@ def test_the_command_prints_the_table(tmp_path: Path) -> None:
     assert [cell.strip() for cell in row if cell.strip()][:3] == ["default", "0.05", "0.0"]
     refused = subprocess.run([*command, "--preset", "quick"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (refused.returncode, "unknown preset 'quick'" in refused.stderr) == (2, True)
+    for snr in ("nan", "inf", "-1000"):
+        refused = subprocess.run([*command, "--snr", snr], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (refused.returncode, "--snr must be between" in refused.stderr) == (2, True)

@@ -11,6 +11,7 @@ import typer
 from ..daemon_config import RecogniserConfig
 from ..errors import DataError, UsageError
 
+MAX_DB = 120  # of a signal-to-noise ratio: more than 16-bit audio holds
 SPEECH_LABELS = {"speech", "music"}  # of noises with voices in them
 
 
@@ -45,6 +46,8 @@ def endpoints(
     for name in names:
         if name not in PRESETS:
             raise UsageError(f"unknown preset {name!r}; choose of {', '.join(PRESETS)}")
+    if not abs(snr) <= MAX_DB:  # neither is what is no number
+        raise UsageError(f"--snr must be between {-MAX_DB} and {MAX_DB}, not {snr:g}")
 
     def load(path: Path, most: int | None, spoken: bool) -> list[Floats]:
         found = [clip for clip in read_manifest(path, _complain) if spoken or _label(clip.source) not in SPEECH_LABELS]
