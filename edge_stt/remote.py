@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from .errors import EdgeSttError
+from .errors import EdgeSttError, UsageError
 
 CONNECT_SECONDS = 15
 # What ssh says → what it means. The first that fits counts.
@@ -36,7 +36,7 @@ class Remote:
     def __init__(self, host: str, options: tuple[str, ...] = ()) -> None:
         """``host`` as ssh takes it, ``pi@kitchen``; ``options`` are those of ssh, ``-p 2222``."""
         if not host or host.startswith("-"):
-            raise RemoteError(f"{host!r} is no host; write user@host")
+            raise UsageError(f"{host!r} is no host; write user@host")
         self.host, self._as_root = host, ""
         self._folder = tempfile.TemporaryDirectory(prefix="edge-stt-ssh-")
         self._ssh = [

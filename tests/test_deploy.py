@@ -18,6 +18,7 @@ import pytest
 
 from edge_stt.debian_package import Deb, DebError, choose_deb, read_deb
 from edge_stt.deployment import DeployError, Deployment, Device, NotRestoredError, check, check_space
+from edge_stt.errors import UsageError
 from edge_stt.package import ModelPackage, write_package
 from edge_stt.recogniser import DEFAULT_MODEL
 from edge_stt.remote import Remote, RemoteError
@@ -307,6 +308,12 @@ def test_who_cannot_get_in(machine: Machine, debs: dict[str, Path], tmp_path: Pa
     assert "connect once by hand" in why(machine.options.replace(known, f"UserKnownHostsFile={tmp_path}/none"))
     assert "ssh-copy-id" in why(machine.options.replace(user, f"{tmp_path}/other"))
     assert "nothing there answers" in why("-p 1")
+
+
+@pytest.mark.parametrize("host", ["", "-oProxyCommand=true"])
+def test_what_is_no_host_is_a_wrong_call(host: str) -> None:
+    with pytest.raises(UsageError, match="write user@host"):
+        Remote(host)
 
 
 def test_what_no_machine_takes() -> None:
