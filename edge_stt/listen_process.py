@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
@@ -17,7 +18,15 @@ from .errors import EdgeSttError
 from .exits import run_to_exit
 from .settings import load
 
-START = "import sys; sys.path[:] = {path!r}; from edge_stt.listen_process import main; main()"
+# Ctrl-C while modules are imported just ends it, unless whoever started this has it ignored.
+START = """
+import signal, sys
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+sys.path[:] = {path!r}
+from edge_stt.listen_process import main
+main()
+"""
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,8 @@ def become(task: Task) -> NoReturn:
 
 def main() -> None:
     """What `become` starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     values = json.loads(sys.argv[1])
     task = Task(**{**values, "raw": tuple(values["raw"])})
     run_to_exit(task.run)

@@ -24,6 +24,7 @@ from edge_stt.audio import read_audio
 from edge_stt.daemon_config import DaemonConfig
 from edge_stt.events import Event, EventStream, FinalEvent, PartialEvent, SpeechEvent
 from edge_stt.grammar import Grammar
+from edge_stt.listen_process import START
 from edge_stt.listener import RELOAD_WAITS, Listener, Signals, Utterances
 from edge_stt.metrics import Metrics
 from edge_stt.notify import Notifier
@@ -276,6 +277,14 @@ def test_a_reload_while_it_starts_does_not_end_it(manager: Manager) -> None:
         daemon.wait_for("reloaded")
         assert daemon.stop() == 0
         os.close(writer)
+
+
+def test_ctrl_c_while_it_starts_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "edge_stt").mkdir()
+    (tmp_path / "edge_stt" / "__init__.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    command = [sys.executable, "-c", START.format(path=[str(tmp_path), *sys.path])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
 
 
 def test_a_loop_that_hangs_feeds_no_watchdog(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
