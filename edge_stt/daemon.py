@@ -45,11 +45,12 @@ def _stdout(config: DaemonConfig, daemon: Daemon) -> Sink | None:
         if trouble:
             daemon.error = f"cannot write to standard output: {trouble}; write elsewhere, or nothing: --stdout none"
 
+    def patient() -> bool:  # a file waits for a reader such as `less`, until somebody asks for the end
+        return isinstance(daemon.listener.source, FileSource) and not daemon.signals.stop
+
     if config.output.stdout == "none":
         return None
-    sink = StdoutSink(config.output.stdout, gone)
-    sink.patient = isinstance(daemon.listener.source, FileSource)
-    return sink
+    return StdoutSink(config.output.stdout, gone, patient)
 
 
 def _socket(config: DaemonConfig, daemon: Daemon) -> Sink | None:

@@ -25,18 +25,18 @@ from .unix_socket import listen_on, remove
 logger = logging.getLogger(__name__)
 
 QUEUE_EVENTS = 1_000  # events that may wait for a slow sink: minutes of speech
+PATIENCE_SECONDS = 0.25  # between looks whether a patient sink is still to be waited for
 
 
 class QueuedSink:
     """A sink with a thread of its own: `accept` puts events in a bounded queue, `deliver` takes them out.
 
     Subclasses write `deliver`, which may wait, and `setup` and `teardown`, which run in the same thread before the
-    first and after the last event. A full queue loses events, partials first: they are counted in ``lost``. A
-    ``patient`` sink waits instead: for audio from a file, which waits too.
+    first and after the last event. A full queue loses events, partials first: they are counted in ``lost``. Who is
+    `patient` waits instead.
     """
 
     name = "queued"
-    patient = False
 
     def __init__(self, size: int = QUEUE_EVENTS) -> None:
         self.lost = 0
@@ -51,9 +51,12 @@ class QueuedSink:
 
     def accept(self, event: Event) -> None:
         """Queue an event; the last tenth of the queue is for finals."""
-        if self.patient:
-            self._queue.put(event)
-            return
+        while self.patient():
+            try:
+                self._queue.put(event, timeout=PATIENCE_SECONDS)
+                return
+            except queue.Full:
+                pass
         if not isinstance(event, FinalEvent) and self._queue.qsize() >= 0.9 * self._queue.maxsize:
             self.lost += 1
             return
@@ -63,10 +66,12 @@ class QueuedSink:
             self.lost += 1
 
     def close(self, timeout: float) -> None:
-        """Wait until the queue is empty, for ``timeout`` seconds."""
+        """Wait until the queue is empty: as long as the sink is `patient`, and then for ``timeout`` seconds."""
         self._stopping.set()
         thread = self._thread  # another thread may close it too
         if thread is not None:
+            while self.patient() and thread.is_alive():
+                thread.join(PATIENCE_SECONDS)
             thread.join(timeout)
             self._thread = None
 
@@ -74,6 +79,10 @@ class QueuedSink:
     def running(self) -> bool:
         """Whether its thread has not ended."""
         return self._thread is not None and self._thread.is_alive()
+
+    def patient(self) -> bool:
+        """Whether nothing is to be lost, however long it takes."""
+        return False
 
     @property
     def stopping(self) -> bool:
@@ -127,16 +136,28 @@ class StdoutSink(QueuedSink):
 
     name = "standard output"
 
-    def __init__(self, form: str, gone: Callable[[str], None] = lambda trouble: None) -> None:
-        """``gone`` is called once when no more can be written, with the reason, empty where the reader went away."""
+    def __init__(
+        self,
+        form: str,
+        gone: Callable[[str], None] = lambda trouble: None,
+        patient: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """``gone`` is called once when no more can be written, with the reason, empty where the reader went away.
+
+        While ``patient`` says so a slow reader is waited for: for audio from a file, which waits too.
+        """
         super().__init__()
-        self._json, self._gone, self._broken = form == "json", gone, False
+        self._json, self._gone, self._patient, self._broken = form == "json", gone, patient, False
 
     def open(self) -> None:
         """Start the thread; raises `EdgeSttError` where there is no standard output."""
         if sys.stdout is None:
             raise EdgeSttError("standard output is closed; --stdout none writes nothing there")
         super().open()
+
+    def patient(self) -> bool:
+        """As it was told."""
+        return self._patient()
 
     def accept(self, event: Event) -> None:
         """As text only finals are of interest."""

@@ -8,11 +8,13 @@ import os
 import re
 import socket
 import sys
+import threading
 import time
 import wave
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from edge_stt.errors import EdgeSttError
 from edge_stt.events import FinalEvent, ListeningEvent
 from edge_stt.metrics import Metrics, MetricsConfig, MetricsOutput
 from edge_stt.recogniser import Word
-from edge_stt.sinks import ExecConfig, ExecSink, SocketSink
+from edge_stt.sinks import QUEUE_EVENTS, ExecConfig, ExecSink, SocketSink, StdoutSink
 
 WAIT = 90.0  # seconds: what takes longer is not slow but never comes
 LISTENING = ListeningEvent(device="x", rate=48_000, channels=2)
@@ -126,6 +128,72 @@ def test_a_stale_socket_is_replaced_and_one_in_use_is_not(path: str) -> None:
     assert Path(path).read_text() == "precious"
     with pytest.raises(EdgeSttError, match="cannot listen"):
         SocketSink("/proc/nowhere/x").open()
+
+
+# --- standard output ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stuck() -> Iterator[tuple[int, TextIO]]:
+    """A full pipe's end to read from, and that to write to."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with pytest.raises(BlockingIOError):
+        while True:
+            os.write(writer, b"\n" * 4096)
+    os.set_blocking(writer, True)
+    with os.fdopen(writer, "w") as stdout:
+        yield reader, stdout
+
+
+def test_what_was_heard_in_a_file_waits_for_a_slow_reader(
+    stuck: tuple[int, TextIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the file has ended, and more of it than the queue holds."""
+    end, stdout = stuck
+    monkeypatch.setattr(sys, "stdout", stdout)
+    sink = StdoutSink("json", patient=lambda: True)
+    sink.open()
+    many = QUEUE_EVENTS + 200
+
+    def hear() -> None:
+        for number in range(many):
+            sink.accept(final(number))
+        sink.close(0.0)
+        stdout.close()
+
+    hearing = threading.Thread(target=hear, daemon=True)
+    hearing.start()
+    hearing.join(0.5)
+    assert hearing.is_alive()
+    with os.fdopen(end) as reader:
+        numbers = [json.loads(line)["utterance"] for line in reader if line != "\n"]
+    assert numbers == list(range(many))
+    hearing.join(WAIT)
+    assert sink.lost == 0
+
+
+def test_who_wants_the_end_waits_for_no_reader(stuck: tuple[int, TextIO], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", stuck[1])
+    asked, gone = threading.Event(), threading.Event()
+    sink = StdoutSink("json", lambda trouble: gone.set(), lambda: not asked.is_set())
+    sink.open()
+
+    def hear() -> None:
+        for number in range(QUEUE_EVENTS + 200):
+            sink.accept(final(number))
+        sink.close(0.1)
+
+    hearing = threading.Thread(target=hear, daemon=True)
+    hearing.start()
+    hearing.join(0.5)
+    assert hearing.is_alive()
+    asked.set()
+    hearing.join(WAIT)
+    assert not hearing.is_alive()
+    assert sink.lost > 0
+    os.close(stuck[0])
+    assert gone.wait(WAIT)
 
 
 # --- commands -------------------------------------------------------------------------------------------------------
