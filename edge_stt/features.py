@@ -172,11 +172,19 @@ def without_silent_ends(frames: Floats, config: NormalizationConfig) -> Floats:
     return frames[max(0, loud[0] - config.margin_frames) : loud[-1] + 1 + config.margin_frames]
 
 
+ONSET_RISE = 3.0  # nats by which speech is louder than all that was heard before it in the utterance
+ONSET_FRAMES = 5  # that are all as loud: a click is no speech
+ONSET_LAG = 20  # frames that speech takes at most to become as loud
+LEADING_FRAMES = 50  # that count of what was heard before speech: clips that were trimmed have fewer
+
+
 class RunningNormaliser:
     """Causal form: frame ``t`` is normalised by the mean of the frames up to ``t``, whatever the chunk sizes.
 
     ``mean_t = mean_(t-1) + (x_t - mean_(t-1)) / min(prior_frames + t + 1, memory_frames)``: a plain average at first,
-    an exponential one later. Digital silence is not counted, and leaves the mean as it is.
+    an exponential one later. Digital silence is not counted, and leaves the mean as it is. Noise that is heard before
+    the speech is, but would come to be all of the mean: once speech is heard, at the first rise of the level by
+    `ONSET_RISE`, what was heard before counts as `LEADING_FRAMES` frames and no more.
     """
 
     BLOCK = 64  # the closed form below divides by a product of decays, which must not underflow
@@ -190,21 +198,62 @@ class RunningNormaliser:
         """Start a new utterance: the mean is the training mean again."""
         self._mean = self.statistics.mean.astype(np.float64)
         self._seen = self.config.prior_frames
+        self._leading = True  # until the onset of speech
+        self._levels = np.full(ONSET_FRAMES - 1 + ONSET_LAG, np.nan)  # of the newest frames that were counted
+        self._loudest = np.nan  # level that lasted, before those
 
     def __call__(self, frames: Floats) -> Floats:
         """Normalise the next float32 ``[frames, n_mels]`` of the stream."""
         out = np.empty_like(frames)
-        for start in range(0, len(frames), self.BLOCK):
+        start = 0
+        while start < len(frames):
             block = frames[start : start + self.BLOCK]
-            counted = block.mean(axis=1) >= self.config.silent
-            counts = np.minimum(self._seen + np.cumsum(counted), max(2, self.config.memory_frames))
-            # A first count of 1 replaces the mean outright: its decay is 0 and would end the product, so start there.
-            if counted.any() and counts[first := int(counted.argmax())] == 1:
-                self._mean, counts[first] = block[first].astype(np.float64), 2
-            weights = (counted / np.maximum(counts, 1))[:, None]
-            decay = np.cumprod(1.0 - weights, axis=0)
-            means = decay * (self._mean + np.cumsum(weights / decay * block, axis=0))
-            out[start : start + len(block)] = (block - means) / self.statistics.std
-            self._mean = means[-1]
-            self._seen += int(counted.sum())
+            level = block.mean(axis=1)
+            counted = level >= self.config.silent
+            onset = self._onset(level[counted]) if self._leading else None
+            if onset is not None:
+                before = int(np.flatnonzero(counted)[onset])
+                block, counted = block[:before], counted[:before]
+            if len(block):
+                out[start : start + len(block)] = (block - self._means(block, counted)) / self.statistics.std
+            start += len(block)
+            if onset is not None:
+                self._count_less()
         return out
+
+    def _onset(self, level: Floats) -> int | None:
+        """Index of the first counted frame at which it is known that somebody speaks, given the levels of the next."""
+        if not len(level):
+            return None
+        levels = np.concatenate([self._levels, level])
+        lasting = np.lib.stride_tricks.sliding_window_view(levels, ONSET_FRAMES).min(axis=1)
+        loudest = np.fmax.accumulate(np.append(self._loudest, lasting[:-ONSET_LAG]))[1:]
+        rises = lasting[ONSET_LAG:] > loudest + ONSET_RISE  # false where there was nothing yet, which is nan
+        if rises.any():
+            return int(rises.argmax())
+        self._levels, self._loudest = levels[len(level) :], loudest[-1]
+        return None
+
+    def _count_less(self) -> None:
+        """Speech begins: what was heard so far counts as `LEADING_FRAMES` at most."""
+        self._leading = False
+        prior = self.config.prior_frames
+        heard = min(self._seen, self.config.memory_frames) - prior
+        if heard > LEADING_FRAMES:
+            trained = self.statistics.mean.astype(np.float64)
+            share = LEADING_FRAMES / (prior + LEADING_FRAMES) * (prior + heard) / heard
+            self._mean = trained + share * (self._mean - trained)
+            self._seen = prior + LEADING_FRAMES
+
+    def _means(self, block: Floats, counted: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+        """The mean at each of the next frames."""
+        counts = np.minimum(self._seen + np.cumsum(counted), max(2, self.config.memory_frames))
+        # A first count of 1 replaces the mean outright: its decay is 0 and would end the product, so start there.
+        if counted.any() and counts[first := int(counted.argmax())] == 1:
+            self._mean, counts[first] = block[first].astype(np.float64), 2
+        weights = (counted / np.maximum(counts, 1))[:, None]
+        decay = np.cumprod(1.0 - weights, axis=0)
+        means: npt.NDArray[np.float64] = decay * (self._mean + np.cumsum(weights / decay * block, axis=0))
+        self._mean = means[-1]
+        self._seen += int(counted.sum())
+        return means

@@ -152,6 +152,44 @@ def test_digital_silence_leaves_the_running_mean_as_it_is() -> None:
     np.testing.assert_array_equal(normaliser(frames), RunningNormaliser(stats)(frames))
 
 
+def hum(level: float, count: int) -> np.ndarray:
+    """Log-mel frames of noise at ``level`` dB below full scale."""
+    rng = np.random.default_rng(0)
+    return log_mel(rng.normal(0.0, 10 ** (level / 20), 160 * count + 240).astype(np.float32), CONFIG)
+
+
+@pytest.mark.parametrize("level", [-75.0, -70.0, -60.0])
+def test_noise_before_speech_does_not_become_the_mean(level: float) -> None:
+    """Seconds of it count no more than half a second does."""
+    frames = log_mel(read_audio(DEMO), CONFIG)
+    stats = FeatureStatistics(frames.mean(axis=0), frames.std(axis=0))
+    half, long = (RunningNormaliser(stats)(np.concatenate([hum(level, count), frames]))[count:] for count in (50, 600))
+    onset = 40  # frames, until it is known that somebody speaks
+    assert np.abs(half[onset:] - long[onset:]).max() < 0.3  # of a deviation
+
+
+def test_a_click_is_no_onset() -> None:
+    frames = hum(-60.0, 400)
+    stats = FeatureStatistics(frames.mean(axis=0) + 3.0, frames.std(axis=0))
+    clicked = frames.copy()
+    clicked[200:204] += 8.0
+    difference = RunningNormaliser(stats)(clicked) - RunningNormaliser(stats)(frames)
+    assert np.abs(difference[204:]).max() < 1.0  # four frames among hundreds, and no more
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 200), min_size=1, max_size=12), st.integers(0, 300))
+def test_the_onset_of_speech_does_not_depend_on_chunks(sizes: list[int], noise: int) -> None:
+    speech = log_mel(read_audio(DEMO), CONFIG)[:300]
+    frames = np.concatenate([hum(-70.0, noise), speech])
+    stats = FeatureStatistics(speech.mean(axis=0), speech.std(axis=0))
+    normaliser, out, start = RunningNormaliser(stats), [], 0
+    for size in [*sizes, len(frames)]:
+        out.append(normaliser(frames[start : start + size]))
+        start += size
+    np.testing.assert_allclose(np.concatenate(out), RunningNormaliser(stats)(frames), atol=1e-4)
+
+
 def test_a_click_is_not_taken_for_the_speech() -> None:
     frames = log_mel(read_audio(DEMO), CONFIG)
     loud = np.full((5, 80), frames.max() + 10.0, np.float32)
