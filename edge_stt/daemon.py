@@ -45,12 +45,9 @@ def _stdout(config: DaemonConfig, daemon: Daemon) -> Sink | None:
         if trouble:
             daemon.error = f"cannot write to standard output: {trouble}; write elsewhere, or nothing: --stdout none"
 
-    def patient() -> bool:  # a file waits for a reader such as `less`, until somebody asks for the end
-        return isinstance(daemon.listener.source, FileSource) and not daemon.signals.stop
-
     if config.output.stdout == "none":
         return None
-    return StdoutSink(config.output.stdout, gone, patient)
+    return StdoutSink(config.output.stdout, gone, daemon.patient)
 
 
 def _socket(config: DaemonConfig, daemon: Daemon) -> Sink | None:
@@ -58,7 +55,7 @@ def _socket(config: DaemonConfig, daemon: Daemon) -> Sink | None:
 
 
 def _exec(config: DaemonConfig, daemon: Daemon) -> Sink | None:
-    return ExecSink(config.exec) if config.exec.command else None
+    return ExecSink(config.exec, daemon.patient) if config.exec.command else None
 
 
 def _keeper(config: DaemonConfig, daemon: Daemon) -> Sink | None:
@@ -118,20 +115,24 @@ class Daemon:
             self.notifier.status("loading the model")
             check_active(self.config.models, self.config.recogniser.model)
             self.utterances.use(self.config.recogniser.load_options().load(), self.config)
-            try:
-                for output in OUTPUTS:
-                    self._open(output)
-                self._metrics_output.open()
-                self.listener.source.open()
-                with _handlers(dict.fromkeys((signal.SIGTERM, signal.SIGINT), self._stop)):
+            with _handlers(dict.fromkeys((signal.SIGTERM, signal.SIGINT), self._stop)):
+                try:
+                    for output in OUTPUTS:
+                        self._open(output)
+                    self._metrics_output.open()
+                    self.listener.source.open()
                     self.listener.run()
-            finally:
-                self.listener.source.close()
-                self.events.close(CLOSE_SECONDS)
-                for sink in self._retired:
-                    sink.close(0.0)
-                self._metrics_output.close()
+                finally:
+                    self.listener.source.close()
+                    self.events.close(CLOSE_SECONDS)
+                    for sink in self._retired:
+                        sink.close(0.0)
+                    self._metrics_output.close()
         return self.listener.error or self.error
+
+    def patient(self) -> bool:
+        """Whether outputs may take their time: a file waits, until somebody asks for the end."""
+        return isinstance(self.listener.source, FileSource) and not self.signals.stop
 
     def _hang_up(self, number: int, _: FrameType | None) -> None:
         self.signals.reload = True

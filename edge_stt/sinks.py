@@ -28,6 +28,21 @@ QUEUE_EVENTS = 1_000  # events that may wait for a slow sink: minutes of speech
 PATIENCE_SECONDS = 0.25  # between looks whether a patient sink is still to be waited for
 
 
+def offer(events: queue.Queue[Event], event: Event, patient: Callable[[], bool]) -> bool:
+    """Queue an event, and wait for a place as long as ``patient`` says so; whether there was one."""
+    while patient():
+        try:
+            events.put(event, timeout=PATIENCE_SECONDS)
+            return True
+        except queue.Full:
+            pass
+    try:
+        events.put_nowait(event)
+    except queue.Full:
+        return False
+    return True
+
+
 class QueuedSink:
     """A sink with a thread of its own: `accept` puts events in a bounded queue, `deliver` takes them out.
 
@@ -51,18 +66,8 @@ class QueuedSink:
 
     def accept(self, event: Event) -> None:
         """Queue an event; the last tenth of the queue is for finals."""
-        while self.patient():
-            try:
-                self._queue.put(event, timeout=PATIENCE_SECONDS)
-                return
-            except queue.Full:
-                pass
-        if not isinstance(event, FinalEvent) and self._queue.qsize() >= 0.9 * self._queue.maxsize:
-            self.lost += 1
-            return
-        try:
-            self._queue.put_nowait(event)
-        except queue.Full:
+        kept_free = not isinstance(event, FinalEvent) and self._queue.qsize() >= 0.9 * self._queue.maxsize
+        if (kept_free and not self.patient()) or not offer(self._queue, event, self.patient):
             self.lost += 1
 
     def close(self, timeout: float) -> None:
@@ -199,13 +204,13 @@ class ExecSink:
     The slots of a phrase are in variables as well: that called ``room`` in ``EDGE_STT_SLOT_ROOM``.
 
     Its output goes to the daemon's stderr, which under systemd is the journal. After ``timeout`` it is killed, with
-    all processes of its group. When too many finals wait, the newest are lost.
+    all processes of its group. When too many finals wait, the newest are lost, unless ``patient`` says to wait.
     """
 
     name = "exec"
 
-    def __init__(self, config: ExecConfig) -> None:
-        self.config = config
+    def __init__(self, config: ExecConfig, patient: Callable[[], bool] = lambda: False) -> None:
+        self.config, self._patient = config, patient
         self._queue: queue.Queue[Event] = queue.Queue(100)
         self._workers = [_ExecWorker(config, i, self._queue) for i in range(config.concurrency)]
         self._lost = 0
@@ -228,19 +233,23 @@ class ExecSink:
 
     def accept(self, event: Event) -> None:
         """Queue a final."""
-        if isinstance(event, FinalEvent):
-            try:
-                self._queue.put_nowait(event)
-            except queue.Full:
-                self._lost += 1
+        if isinstance(event, FinalEvent) and not offer(self._queue, event, self._patient):
+            self._lost += 1
 
     def close(self, timeout: float) -> None:
-        """Wait for what was accepted to be done; after ``timeout`` kill what runs, and begin nothing more."""
-        end = time.monotonic() + timeout
+        """Wait for what was accepted to be done; after ``timeout`` kill what runs, and begin nothing more.
+
+        The time begins when patience ends.
+        """
         for worker in self._workers:
             worker.stop()
+        while self._patient() and self.busy:
+            time.sleep(PATIENCE_SECONDS)
+        end = time.monotonic() + timeout
         for worker in self._workers:
             worker.close(max(0.0, end - time.monotonic()))
+        if undone := self._queue.qsize() + sum(worker.at_work for worker in self._workers):
+            logger.warning("exec: %s: at the end %d runs were killed or not begun", self.config.command[0], undone)
         for worker in self._workers:
             worker.abandon()
 
@@ -254,6 +263,11 @@ class _ExecWorker(QueuedSink):
         self.config, self._queue = config, shared
         self._running: subprocess.Popen[bytes] | None = None
         self._abandoned = threading.Event()
+
+    @property
+    def at_work(self) -> bool:
+        """Whether a command runs."""
+        return self._running is not None
 
     def stop(self) -> None:
         """End when nothing is left to run."""

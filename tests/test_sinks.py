@@ -262,6 +262,32 @@ def test_nothing_is_begun_once_its_time_is_over(tmp_path: Path) -> None:
     assert not (tmp_path / "begun1").exists()
 
 
+def test_the_end_of_a_file_waits_for_all_commands(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """More than can wait; the time to end begins when somebody asks for the end."""
+    asked = threading.Event()
+    sink = ExecSink(ExecConfig(("/bin/true",), concurrency=1), lambda: not asked.is_set())
+    sink.open()
+    for number in range(120):
+        sink.accept(final(number))
+    sink.close(0.0)
+    assert (sink.lost, sink.busy, caplog.messages) == (0, False, [])
+
+    body = "n = json.load(sys.stdin)['utterance']\nopen(f'{out}/begun{n}', 'w')\ntime.sleep(60)"
+    sink = ExecSink(ExecConfig(script(tmp_path, body), concurrency=1), lambda: not asked.is_set())
+    sink.open()
+    for number in range(3):
+        sink.accept(final(number))
+    closing = threading.Thread(target=sink.close, args=(0.0,), daemon=True)
+    closing.start()
+    wait_until((tmp_path / "begun0").exists)
+    closing.join(0.5)
+    assert closing.is_alive()
+    asked.set()
+    closing.join(WAIT)
+    wait_until(lambda: sink.lost == 2)  # that which ran has ended, killed
+    assert caplog.messages[0] == f"exec: {sys.executable}: at the end 3 runs were killed or not begun"
+
+
 def test_a_script_that_does_not_say_what_runs_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     script = tmp_path / "on-speech"
     script.write_text("echo hello\n")
