@@ -12,7 +12,7 @@ import typer
 
 from . import __version__
 from .errors import EdgeSttError
-from .exits import run_to_exit
+from .exits import raise_at_ctrl_c, run_to_exit
 
 # Threads of numpy's OpenBLAS wait for their next product in a loop, and the products here are small: one computes as
 # fast and leaves the other cores alone. The network has threads of its own. (Read when numpy is first imported.)
@@ -92,19 +92,21 @@ def build_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
 
 
 def main() -> None:
-    """Entry point of the ``edge-stt`` command."""
+    """The command line, on arguments and exit code of the process; `edge_stt.__main__` is the entry point."""
     run_to_exit(_run)
 
 
 def _run() -> None:
-    arguments = sys.argv[1:]
+    arguments, program, more = sys.argv[1:], "edge-stt", {}
     if arguments and arguments[0] in COMMANDS:
-        build_app([arguments[0]])(prog_name="edge-stt")  # importing the others would take a tenth of a second
+        app = build_app([arguments[0]])  # importing the others would take a tenth of a second
     elif arguments and arguments[0] in WORKSTATION:
-        command = _workstation_command(arguments[0])
-        command(arguments[1:], prog_name=f"edge-stt {arguments[0]}", help_option_names=HELP)
+        name, *arguments = arguments
+        app, program, more = _workstation_command(name), f"edge-stt {name}", {"help_option_names": HELP}
     else:
-        build_app()(prog_name="edge-stt")
+        app = build_app()
+    raise_at_ctrl_c()  # until here there was nothing that it could leave half done
+    app(arguments, prog_name=program, **more)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -25,6 +26,26 @@ def run_to_exit(action: Callable[[], object]) -> None:
         _complain(f"{error.filename or 'cannot write output'}: {error.strerror or error}", 1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def end_at_ctrl_c() -> None:
+    """Ctrl-C ends the process at once with 130, and silently: for when nothing is under way, as while modules load.
+
+    A `KeyboardInterrupt` in the midst of an import is a long traceback, or something else where an extension's code
+    swallows it. Where Ctrl-C is ignored, as by what a shell starts in the background, it stays so.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end)
+
+
+def raise_at_ctrl_c() -> None:
+    """Ctrl-C is a `KeyboardInterrupt` again after `end_at_ctrl_c`: for the work itself, which may have to clean up."""
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end(*_: object) -> None:
+    os._exit(130)
 
 
 def _complain(text: str, code: int) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import venv
 from pathlib import Path
 
@@ -124,6 +126,64 @@ def test_version() -> None:
     from edge_stt import __version__
 
     assert run("--version").stdout.strip() == f"edge-stt {__version__}"
+
+
+# Starts the command, and sends itself Ctrl-C when a module is imported, or (@exit) when all is done.
+CTRL_C_AT = """
+import atexit, os, sys
+moment = sys.argv.pop(1)
+class Finder:
+    def find_spec(self, name, *_):
+        if name == moment:
+            os.kill(os.getpid(), 2)
+sys.meta_path.insert(0, Finder())
+if moment == "@exit":
+    atexit.register(os.kill, os.getpid(), 2)
+from edge_stt.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("moment", ["signal", "typer", "numpy", "edge_stt.commands.transcribe", "@exit"])
+def test_ctrl_c_ends_it_silently_while_modules_load_and_after_the_work(moment: str) -> None:
+    command = [sys.executable, "-c", CTRL_C_AT, moment, "--version" if moment == "@exit" else "transcribe", "-h"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.1, 0.3, 1.0])
+def test_ctrl_c_is_no_traceback_whenever_it_comes(delay: float) -> None:
+    code = "from edge_stt.__main__ import main\nprint('begun', flush=True)\nmain()"
+    command = [sys.executable, "-c", code, "transcribe", "-"]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "begun\n"
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert process.stderr.read() in ("", "edge-stt: stopped by SIGINT\n")
+
+
+@pytest.mark.parametrize("program", ["edge_stt", "edge_stt.cli"])
+def test_it_is_run_as_a_module_too(program: str) -> None:
+    done = subprocess.run([sys.executable, "-m", program, "--version"], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("edge-stt ")
+
+
+def test_the_package_has_all_that_it_names_and_imports_it_when_asked() -> None:
+    code = (
+        "import sys, edge_stt\n"
+        "assert 'numpy' not in sys.modules\n"
+        "assert set(edge_stt.__all__) == {*edge_stt._MODULES, '__version__'} <= set(dir(edge_stt))\n"
+        "for name in edge_stt.__all__: getattr(edge_stt, name)\n"
+        "from edge_stt import *\n"
+        "assert load_model is edge_stt.recogniser.load_model\n"
+        "try: edge_stt.nothing\n"
+        "except AttributeError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "module 'edge_stt' has no attribute 'nothing'\n", done.stderr
 
 
 def test_bench_scores_a_manifest(tmp_path: Path) -> None:
