@@ -68,9 +68,14 @@ def active_model() -> Path | None:
     Raises `PackageError` when that cannot be told: another model than the chosen one must not run unnoticed.
     """
     for store in store_paths():
+        link = store / ACTIVE
         try:
-            return (store / ACTIVE).resolve(strict=True)
-        except (FileNotFoundError, NotADirectoryError):
+            return link.resolve(strict=True)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if link.is_symlink():
+                raise PackageError(
+                    f"the active model is not in {store} any more; choose one: `edge-stt model use NAME`, or shipped"
+                ) from error
             continue
         except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself, before Python 3.13
             raise PackageError(
@@ -138,7 +143,7 @@ class ModelStore:
             active = self._target(ACTIVE)
             if active is not None:
                 self._point(PREVIOUS, active)
-                self._point(ACTIVE, None)
+            self._point(ACTIVE, None)  # a link to a package that is gone, too
 
     def rollback(self) -> Installed | None:
         """Make the previous package active again, and the active one previous; None: the one that comes along."""

@@ -224,6 +224,18 @@ def test_a_store_that_cannot_be_read_is_not_passed_over(store: ModelStore, tmp_p
         default_model()
 
 
+def test_an_active_model_that_was_deleted_is_not_passed_over(store: ModelStore, tmp_path: Path) -> None:
+    """Nor does the one that comes along run in its place, before somebody says so."""
+    first = store.use(store.install(make(tmp_path / "one", "one")).name)
+    shutil.rmtree(first.path)
+    with pytest.raises(PackageError, match=r"the active model is not in .* any more; choose one"):
+        default_model()
+    store.use_shipped()
+    assert default_model() == DEFAULT_MODEL
+    with pytest.raises(PackageError, match="no other model"):
+        store.rollback()
+
+
 def test_what_another_made_active_meanwhile_stays(
     store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
