@@ -437,6 +437,20 @@ def _built(text: Path, path: Path) -> Path:
     return path
 
 
+def test_an_existing_file_is_replaced_only_when_asked(text: Path, tmp_path: Path) -> None:
+    model, precious = tmp_path / "words.lm", tmp_path / "precious.lm"
+    run("build", text, "-o", model)
+    precious.write_text("mine")
+    for command in (["build", text, "-o", precious], ["convert", model, precious]):
+        assert run(*command, fails=DataError) == f"{precious} exists; choose another name or overwrite it (--overwrite)"
+        assert precious.read_text() == "mine"
+    for command in (["build", text, "-o", precious], ["convert", model, precious]):
+        precious.write_text("mine")
+        run(*command, "--overwrite")
+        assert precious.read_bytes() == model.read_bytes()
+    assert "is no file" in run("build", text, "-o", tmp_path, "--overwrite", fails=UsageError)
+
+
 def test_sizes() -> None:
     assert [parse_size(s) for s in ("6M", "1.5 MB", "500k", "12", "2g")] == [6e6, 1.5e6, 5e5, 12, 2e9]
 

@@ -31,6 +31,7 @@ app = typer.Typer(
 Texts = Annotated[list[Path], typer.Argument(help="Texts, one sentence a line: plain, .gz, or .jsonl manifests.")]
 AsIs = Annotated[bool, typer.Option("--as-is", help="The texts are normalised already: only split at spaces.")]
 Language = Annotated[str, typer.Option(help="Language of the texts: a name, or the path of a language file.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")]
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG]?)B?", re.IGNORECASE)
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 
@@ -77,6 +78,16 @@ def _is_arpa(path: Path) -> bool:
     return path.name.endswith((".arpa", ".arpa.gz"))
 
 
+def _check_output(path: Path, overwrite: bool) -> None:
+    """Say at once where a model will not be written, not after the work."""
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is no file; name a file to write the model to")
+    if path.exists() and not overwrite:
+        raise DataError(f"{path} exists; choose another name or overwrite it (--overwrite)")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {path.absolute().parent} to write {path.name} to")
+
+
 def _write(model: LanguageModel, path: Path) -> None:
     if _is_arpa(path):
         lm_arpa.write(model, path)
@@ -106,6 +117,7 @@ def build_command(
     letters: Annotated[bool, typer.Option("--letters", help="Of letters, for the decoder beam: --order 8.")] = False,
     language: Language = "english",
     memory: Annotated[str, typer.Option(help="Memory to count in; more goes to temporary files.")] = "1G",
+    overwrite: Overwrite = False,
 ) -> None:
     """Train a model with modified Kneser-Ney smoothing."""
     if vocabulary is not None and (vocabulary_size is not None or min_count > 1):
@@ -125,8 +137,7 @@ def build_command(
     )
     if output.exists() and any(output.samefile(text) for text in texts if text.exists()):
         raise UsageError(f"{output} is one of the texts; name another file to write the model to")
-    if not output.absolute().parent.is_dir():
-        raise UsageError(f"there is no folder {output.absolute().parent} to write {output.name} to")
+    _check_output(output, overwrite)
     with _progress() as progress:
         model = build(texts, config, progress)
         progress("writing", 0.0)
@@ -170,8 +181,10 @@ def info_command(model: Annotated[Path, typer.Argument(help="Language model, com
 def convert_command(
     source: Annotated[Path, typer.Argument(help="Language model, compact form or ARPA.")],
     target: Annotated[Path, typer.Argument(help="ARPA if named .arpa or .arpa.gz, else compact form.")],
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a model in the other form."""
+    _check_output(target, overwrite)
     model = LanguageModel.load(source)
     _write(model, target)
     typer.echo(_summary(model, target), err=True)
