@@ -93,6 +93,13 @@ def test_tensorflow_and_jax_take_the_same_steps(tmp_path: Path, consistency: flo
             np.testing.assert_allclose(value, states["jax"][name], rtol=2e-3, atol=2e-4, err_msg=name)
 
 
+def test_a_batch_in_which_hardly_anything_is_said_counts_for_little() -> None:
+    _needs("tensorflow")
+    from train.steps import counted
+
+    assert [float(counted(units, 100)) for units in (60, 25, 2)] == [60.0, 25.0, 25.0]
+
+
 def test_disagreement_is_the_divergence_of_each_view_from_the_other() -> None:
     _needs("tensorflow")
     import tensorflow as tf

@@ -28,7 +28,7 @@ class Steps(Protocol):
     model: Any
 
     def train(self, batch: Batch) -> dict[str, float]:
-        """One step; the mean loss per label of each head, and ``norm`` of the gradient.
+        """One step; the mean loss per label of each head (`counted`), and ``norm`` of the gradient.
 
         A batch whose gradient is not finite changes no weights.
         """
@@ -70,6 +70,18 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):  # type: ig
 
     def get_config(self) -> dict[str, Any]:
         return {"peak": self.peak, "warmup": self.warmup, "steps": self.steps, "decay_share": self.decay_share}
+
+
+LEAST_UNITS = 0.25  # units an output frame; speech has about twice as many
+
+
+def counted(units: Any, frames: Any) -> Any:
+    """By how many units the loss of a batch is divided, given how many it has, and how many output frames.
+
+    Where hardly anything is said, as in batches of noise, it is more than there are: a mean over a handful of labels
+    would have a gradient many times that of other batches, and move the network as far as speech does.
+    """
+    return ops.maximum(ops.cast(units, "float32"), LEAST_UNITS * ops.cast(frames, "float32"))
 
 
 def make_optimizer(config: OptimizerConfig, steps: int, variables: Any) -> Any:

@@ -21,7 +21,7 @@ from .checkpoint import restore_weights, weights_of
 from .config import TrainConfig
 from .models.base import CTCModel
 from .models.conv import STRIDE
-from .steps import Arrays, disagreement, make_optimizer
+from .steps import Arrays, counted, disagreement, make_optimizer
 
 LENGTHS = (128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1536, 2048, 2560, 3072, 4096)  # log-mel frames of a batch
 
@@ -58,15 +58,16 @@ class JaxSteps:
 
         def loss(trainable: Any) -> tuple[Any, Any]:
             logits, after = self.model.stateless_call(trainable, fixed, [log_mel, mask], training=True)
+            units = {head: counted(counts.sum(), lengths.sum()) for head, (_, counts) in labels.items()}
             losses = {}
             for head, (targets, counts) in labels.items():
                 nll = ops.ctc_loss(targets, logits[head], jnp.maximum(counts, 1), jnp.maximum(lengths, 1), BLANK)
-                losses[head] = jnp.where(counts > 0, nll, 0.0).sum() / counts.sum()
+                losses[head] = jnp.where(counts > 0, nll, 0.0).sum() / units[head]
             total = sum(weights.get(head, 1.0) * x for head, x in losses.items())
             if self.config.batches.views > 1:
                 losses["disagreement"] = sum(
-                    weights.get(head, 1.0) * disagreement(logits[head], mask) / counts.sum()
-                    for head, (_, counts) in labels.items()
+                    weights.get(head, 1.0) * disagreement(logits[head], mask) / units[head]
+                    for head in labels
                 )
                 total += self.config.batches.consistency_weight * losses["disagreement"]
             return total, (losses, after)

@@ -19,7 +19,7 @@ from .batches import Batch
 from .checkpoint import restore_weights, weights_of
 from .config import TrainConfig
 from .models.base import CTCModel
-from .steps import Arrays, disagreement, make_optimizer
+from .steps import Arrays, counted, disagreement, make_optimizer
 
 
 class TensorFlowSteps:
@@ -55,7 +55,8 @@ class TensorFlowSteps:
         tf.nn.ctc_loss with sparse labels is by far the fastest CTC on a CPU.
         """
         weights = self.config.head_weights
-        counts = {head: self._sum(tf.cast(tf.size(sparse.values), tf.float32)) for head, sparse in labels.items()}
+        frames = tf.reduce_sum(lengths)
+        counts = {head: self._sum(counted(tf.size(sparse.values), frames)) for head, sparse in labels.items()}
         with tf.GradientTape() as tape:
             logits = self.model([log_mel, mask], training=True)
             losses = {}
