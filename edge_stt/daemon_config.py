@@ -120,6 +120,10 @@ def check(config: DaemonConfig) -> None:
     for path in paths:
         if len(os.fsencode(path)) > 107:  # sockaddr_un
             raise ConfigError(f"{path}: too long for a Unix socket (107 bytes at most)")
+    metrics = Path(config.metrics.file)
+    if config.metrics.file and metrics.exists() and not metrics.is_file():
+        # The file is replaced each time, and a device would be gone for every program of the machine.
+        raise ConfigError(f"metrics.file {config.metrics.file} is no regular file; choose another path")
     config.mqtt.check()
     config.exec.check()
     config.wake.check()

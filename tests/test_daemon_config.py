@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -101,3 +102,14 @@ def test_a_users_own_file_comes_first(tmp_path: Path, monkeypatch: pytest.Monkey
     own.parent.mkdir()
     own.write_text("")
     assert default_path() == own != before
+
+
+def test_metrics_replace_no_device(tmp_path: Path) -> None:
+    """As root a file that is written anew by renaming would take the place of /dev/null."""
+    os.mkfifo(tmp_path / "device")
+    for path in (tmp_path, tmp_path / "device"):
+        with pytest.raises(ConfigError, match="is no regular file"):
+            check(apply(DaemonConfig(), {"metrics.file": str(path)}))
+    (tmp_path / "file").write_text("")
+    for name in ("file", "none"):
+        check(apply(DaemonConfig(), {"metrics.file": str(tmp_path / name)}))
