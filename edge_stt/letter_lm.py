@@ -8,9 +8,10 @@ It is an n-gram model like that of words (`edge_stt.lm`) whose words are the uni
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from .errors import DecodingError
-from .lm import LanguageModel, State
+from .lm import SPECIAL_WORDS, LanguageModel, State
 from .units import SEPARATOR, UnitSet
 
 SPACE = "_"
@@ -20,6 +21,27 @@ ROWS = 20_000  # kept in memory, about 1 kB each
 def spell(words: Iterable[str]) -> list[str]:
     """Words as the letters that such a model is made of: ``the cat`` → ``t h e _ c a t``."""
     return list(SPACE.join(words))
+
+
+def is_of_letters(lm: LanguageModel) -> bool:
+    """Whether that is a model of letters, not of words."""
+    return SPACE in lm and all(len(word) == 1 or word in SPECIAL_WORDS for word in lm.vocabulary)
+
+
+def load_words(path: Path) -> LanguageModel:
+    """Load a language model of words; raises `DecodingError`, also where it is one of letters."""
+    lm = LanguageModel.load(path)
+    if is_of_letters(lm):
+        raise DecodingError(f"{path} is a language model of letters: build one of words (`lm build` without --letters)")
+    return lm
+
+
+def load_letters(path: Path) -> LanguageModel:
+    """Load a language model of letters; raises `DecodingError`, also where it is one of words."""
+    lm = LanguageModel.load(path)
+    if not is_of_letters(lm):
+        raise DecodingError(f"{path} is no language model of letters: `edge-stt lm build --letters` makes one")
+    return lm
 
 
 class Row(dict[int, float]):
@@ -43,7 +65,7 @@ class LetterModel:
             raise DecodingError(f"a model of letters is for characters; the model speaks {units.name!r}")
         letters = [SPACE if unit == SEPARATOR else symbol for unit, symbol in enumerate(units.symbols)]
         known = sum(letter in lm for letter in letters[SEPARATOR:])
-        if SPACE not in lm or known < len(letters) // 2:
+        if not is_of_letters(lm) or known < len(letters) // 2:
             raise DecodingError("that is no language model of letters: `edge-stt lm build --letters` makes one")
         self.lm, self.weight, self.bonus = lm, weight, bonus
         self._ids = [lm.word_id(letter) for letter in letters]

@@ -11,9 +11,8 @@ import numpy as np
 from .decoders import LETTERS_FILE, LEXICON_FILE, LM_FILE, PRONUNCIATION_FILE, DecodingConfig, build_decoder
 from .decoding import LogProbs
 from .errors import DataError
-from .letter_lm import LetterModel
+from .letter_lm import LetterModel, load_letters, load_words
 from .lexicon import Lexicon
-from .lm import LanguageModel
 from .package import INFO_FILE, ModelPackage, write_package
 from .pronunciation import Pronouncer
 
@@ -73,9 +72,9 @@ def attach(
     Raises `EdgeSttError` when a file is not what it should be or its units are not the model's.
     """
     if lm is not None:
-        LanguageModel.load(lm)
+        load_words(lm)
     if letters is not None:
-        LetterModel(LanguageModel.load(letters), package.info.heads[package.info.default_head], 1.0, 0.0)
+        LetterModel(load_letters(letters), package.info.heads[package.info.default_head], 1.0, 0.0)
     if pronunciations is not None:
         Pronouncer.load(pronunciations)
     heads = _heads_of(package, lexicon) if lexicon is not None else []

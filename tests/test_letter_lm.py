@@ -127,6 +127,30 @@ def test_what_does_not_fit_is_refused(letters: Path, tmp_path: Path) -> None:
         BeamConfig(letter_weight=-1.0)
 
 
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        (["decoder", "attach", DEFAULT_MODEL, "-o", "out", "--lm", "LETTERS"], "is a language model of letters"),
+        (["decoder", "attach", DEFAULT_MODEL, "-o", "out", "--letters", "WORDS"], "is no language model of letters"),
+        (["train", "lexicon", "-o", "out", "--lm", "LETTERS"], "is a language model of letters"),
+    ],
+)
+def test_letters_are_not_taken_for_words(letters: Path, tmp_path: Path, command: list[object], text: str) -> None:
+    models = {"LETTERS": letters, "WORDS": DEFAULT_MODEL / "words.lm", "out": tmp_path / "out"}
+    done = edge_stt(*(models.get(str(word), word) for word in command))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"edge-stt: {models[str(command[-1])]} {text}")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_perplexity_of_letters_is_by_letter(letters: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("turn the light on\n", encoding="utf-8")
+    done = edge_stt("lm", "perplexity", letters, tmp_path / "text.txt", "--json")
+    figures = json.loads(done.stdout)
+    assert (figures["words"], figures["unknown_words"]) == (len("turn the light on"), 0)
+
+
 def test_a_package_carries_it(letters: Path, tmp_path: Path) -> None:
     out, tuned = tmp_path / "with-letters", tmp_path / "tuned"
     done = edge_stt("decoder", "attach", DEFAULT_MODEL, "--letters", letters, "-o", out)

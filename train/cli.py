@@ -9,6 +9,7 @@ import typer
 
 from edge_stt.errors import UsageError
 from edge_stt.language import load_language
+from edge_stt.letter_lm import load_words
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False)
 LanguageName = Annotated[str, typer.Option("--language", help="A name, or the path of a language file.")]
@@ -137,6 +138,7 @@ def lexicon(
 ) -> None:
     """Give every word of a language model its pronunciations: the dictionary's, or learned ones where it has none."""
     chosen = load_language(language)
+    load_words(lm)
     from .lexicon import write_lexicon
 
     typer.echo(f"{len(write_lexicon(lm, out, language=chosen))} words in {out}")

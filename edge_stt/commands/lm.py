@@ -17,6 +17,7 @@ import typer
 from .. import lm_arpa
 from ..errors import DataError, UsageError, reason
 from ..language import load_language
+from ..letter_lm import is_of_letters, spell
 from ..lm import LanguageModel, measure_perplexity
 from ..lm_build import BuildConfig, build
 from ..lm_count import Progress, read_sentences
@@ -153,10 +154,12 @@ def perplexity_command(
     language: Language = "english",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Perplexity of texts, with and without words that the model does not know."""
+    """Perplexity of texts, with and without words that the model does not know; by letter for a model of letters."""
     normaliser = load_language(language).normaliser
-    sentences = itertools.chain.from_iterable(read_sentences(p, not as_is, normaliser=normaliser) for p in texts)
-    result = measure_perplexity(LanguageModel.load(model), sentences)
+    lm = LanguageModel.load(model)
+    unit = "letters" if is_of_letters(lm) else "words"
+    read = itertools.chain.from_iterable(read_sentences(p, not as_is, normaliser=normaliser) for p in texts)
+    result = measure_perplexity(lm, map(spell, read) if unit == "letters" else read)
     if not result.sentences:
         raise DataError("the texts have no words")
     rate = result.unknown_words / result.words
@@ -165,10 +168,10 @@ def perplexity_command(
         typer.echo(json.dumps({**asdict(result), **more, "unknown_rate": rate}))
         return
     typer.echo(f"sentences             {result.sentences:>12,}")
-    typer.echo(f"words                 {result.words:>12,}")
-    typer.echo(f"unknown words         {result.unknown_words:>12,} ({100 * rate:.2f} %)")
+    typer.echo(f"{unit:<22}{result.words:>12,}")
+    typer.echo(f"{f'unknown {unit}':<22}{result.unknown_words:>12,} ({100 * rate:.2f} %)")
     typer.echo(f"perplexity            {result.including_unknown:>12.2f}")
-    typer.echo(f"without unknown words {result.excluding_unknown:>12.2f}")
+    typer.echo(f"{f'without unknown {unit}':<24}{result.excluding_unknown:>10.2f}")
 
 
 @app.command("info")
