@@ -32,8 +32,14 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A new file that takes the place of ``path`` once all of it is written, and leaves nothing behind if it fails.
 
     A reader sees the old file or the new one, also after the power went: the new one is on the disk before it gets
-    the name. Raises OSError.
+    the name. A link keeps pointing where it does. What is no regular file, such as a device or a pipe, is written to
+    as it stands: in its place, the file would be in the way of every other program. Raises OSError.
     """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with path.open("wb") as file:
+            yield file
+        return
     # A short name of its own: that of the file with something added might be longer than the system allows.
     handle, temporary = tempfile.mkstemp(prefix=".edge-stt-", dir=path.parent)
     try:

@@ -288,3 +288,27 @@ def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 def test_lone_surrogates_are_written_escaped(tmp_path: Path) -> None:
     write_atomically(tmp_path / "a.txt", ["caf\udce9\n"])
     assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "caf\\udce9\n"
+
+
+def test_what_is_no_regular_file_is_written_to_and_stays_what_it_is(tmp_path: Path) -> None:
+    """As root, a file put in the place of /dev/full or of a pipe would be in the way of every program."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically(pipe, "text")
+    assert os.read(reader, 100) == b"text"
+    os.close(reader)
+    assert pipe.is_fifo()
+    with pytest.raises(EdgeSttError, match="cannot write /dev/full: No space left"):
+        write_atomically(Path("/dev/full"), "text")
+    assert Path("/dev/full").is_char_device()
+
+
+def test_a_link_keeps_pointing_where_it_does(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    link, file = tmp_path / "link.txt", tmp_path / "elsewhere" / "file.txt"
+    link.symlink_to(file)
+    write_atomically(link, "text")
+    assert link.is_symlink()
+    assert file.read_text() == "text"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "link.txt"]
