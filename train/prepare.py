@@ -7,8 +7,10 @@ A prepared set is a folder with
   normalised) and the first frame of each clip (int64 ``[clips + 1]``). ``plain`` is the recording itself, ``speed-0.9``
   is played slower, ``room-0`` has a random speed, room and noise;
 * ``statistics.npz``: mean and standard deviation of each mel bin;
-* ``report.json``: hours per corpus and speaker, and every clip left out with the reason. It is written last: without
-  it a set is not complete.
+* ``report.json``: hours per corpus and speaker, and every clip left out with the reason. Without it a set is not
+  complete.
+
+All is written into a hidden folder beside, which takes its place when it is whole: what fails leaves nothing.
 
 Reading is by memory map, so a set may be larger than memory.
 """
@@ -16,14 +18,19 @@ Reading is by memory map, so a set may be larger than memory.
 from __future__ import annotations
 
 import json
+import shutil
+import signal
+import tempfile
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from rich.console import Console
@@ -39,6 +46,7 @@ from .augment import add_noise, add_room, babble, band_limit, change_speed, room
 from .data import Clip, read_corpus
 
 console = Console(stderr=True)
+REPORT = "report.json"
 
 
 @dataclass(frozen=True)
@@ -178,7 +186,8 @@ def prepare(
     Texts are normalised as ``language`` says, English without one. ``no_speech`` are corpora in which nobody speaks: a
     model learns to write nothing for them, whatever text they have. Of long ones the first ``max_seconds`` are taken.
 
-    Raises `DataError` when nothing is usable, or, with ``strict``, at the first clip that is not.
+    Raises `DataError` when nothing is usable, or, with ``strict``, at the first clip that is not, or when the set
+    cannot be written.
     """
     config, front_end = config or PrepareConfig(), front_end or FrontEndConfig()
     language = language or load_language("english")
@@ -193,67 +202,118 @@ def prepare(
     clips = list(_checked_texts(found, language.normaliser, report))
     clips += [replace(clip, text="") for path in no_speech for clip in read_corpus(path, report)]
     names = _variants(config)
-    _make_room(out, names)
-    files = {name: (out / f"{name}.f16").open("wb") for name in names}
-    offsets: dict[str, list[int]] = {name: [0] for name in names}
-    seconds_of: dict[str, float] = defaultdict(float)
-    speakers: dict[str, Counter[str]] = defaultdict(Counter)
-    sums = _Sums(front_end.n_mels)
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is no folder; name one for the set")
     rng = np.random.default_rng(config.seed)
     spoken = [clip for clip in clips if clip.text]
     chosen: list[int] = rng.permutation(len(spoken))[: config.babble_voices].tolist() if config.babble_share else []
     voices = tuple(spoken[i].path for i in chosen)
     jobs = [(clip, config, front_end, tuple(noises), voices) for clip in clips]
-    with (
-        (out / "clips.jsonl").open("w", encoding="utf-8") as index,
-        ProcessPoolExecutor(processes) as pool,
-    ):
-        results = pool.map(_work, jobs, chunksize=8)
-        quiet = not console.is_terminal
-        for clip, (reason, seconds, variants) in zip(
-            clips, track(results, "Preparing", len(jobs), console=console, disable=quiet), strict=True
-        ):
-            if reason:
-                report(f"{clip.source}: {reason}")
-                continue
-            for name in names:
-                files[name].write(variants[name].tobytes())
-                offsets[name].append(offsets[name][-1] + len(variants[name]))
-            if clip.text:
-                sums.add(variants["plain"])
-            kept = PreparedClip(clip.id, clip.corpus, clip.speaker, round(seconds, 3), clip.text)
-            index.write(json.dumps(asdict(kept)) + "\n")
-            seconds_of[clip.corpus] += seconds
-            speakers[clip.corpus][clip.speaker] += 1
-    for name in names:
-        files[name].close()
-        np.save(out / f"{name}.npy", np.array(offsets[name], dtype=np.int64))
-    if not seconds_of:
-        raise DataError(f"no usable clip: {problems[0] if problems else 'the corpora are empty'}")
-    statistics = sums.statistics()
-    np.savez(out / "statistics.npz", mean=statistics.mean, std=statistics.std)
-    summary = {
-        "hours": {corpus: round(seconds / 3600, 3) for corpus, seconds in seconds_of.items()},
-        "clips": {corpus: sum(counts.values()) for corpus, counts in speakers.items()},
-        "speakers": {corpus: len(counts) for corpus, counts in speakers.items()},
-        "variants": names,
-        "front_end": asdict(front_end),
-        "config": asdict(config),
-        **({"language": packaged} if (packaged := language.to_package()) else {}),
-        "left_out": problems,
-    }
-    (out / "report.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    seconds_of: dict[str, float] = defaultdict(float)
+    speakers: dict[str, Counter[str]] = defaultdict(Counter)
+    try:
+        with _new_set(out, names) as folder:
+            sums = _Sums(front_end.n_mels)
+            with _SetWriter(folder, names) as writer, _pool(processes) as pool:
+                results = pool.map(_work, jobs, chunksize=8)
+                quiet = not console.is_terminal
+                for clip, (reason, seconds, variants) in zip(
+                    clips, track(results, "Preparing", len(jobs), console=console, disable=quiet), strict=True
+                ):
+                    if reason:
+                        report(f"{clip.source}: {reason}")
+                        continue
+                    if clip.text:
+                        sums.add(variants["plain"])
+                    kept = PreparedClip(clip.id, clip.corpus, clip.speaker, round(seconds, 3), clip.text)
+                    writer.add(kept, variants)
+                    seconds_of[clip.corpus] += seconds
+                    speakers[clip.corpus][clip.speaker] += 1
+            if not seconds_of:
+                raise DataError(f"no usable clip: {problems[0] if problems else 'the corpora are empty'}")
+            statistics = sums.statistics()
+            np.savez(folder / "statistics.npz", mean=statistics.mean, std=statistics.std)
+            summary = {
+                "hours": {corpus: round(seconds / 3600, 3) for corpus, seconds in seconds_of.items()},
+                "clips": {corpus: sum(counts.values()) for corpus, counts in speakers.items()},
+                "speakers": {corpus: len(counts) for corpus, counts in speakers.items()},
+                "variants": names,
+                "front_end": asdict(front_end),
+                "config": asdict(config),
+                **({"language": packaged} if (packaged := language.to_package()) else {}),
+                "left_out": problems,
+            }
+            (folder / REPORT).write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    except BrokenProcessPool as error:
+        raise DataError(
+            "a process that prepares clips was killed, perhaps for want of memory: try again with --processes 1"
+        ) from error
+    except OSError as error:
+        raise DataError(f"cannot write the set {out}: {error.strerror or error}") from error
     return summary
 
 
-def _make_room(out: Path, names: Iterable[str]) -> None:
-    """Make the folder of a set; one that is there already is none any more, until its report is written again.
+@contextmanager
+def _new_set(out: Path, names: Iterable[str]) -> Iterator[Path]:
+    """A folder beside ``out`` to write a set into; it becomes ``out`` when all is written, and is gone if that fails.
 
-    Its frames are unlinked, not emptied, so that a run which is reading them goes on with what it began with.
+    A set that is there already is none any more from the beginning: there may be no room for two. Its files are
+    unlinked, not emptied, so that a run which is reading them goes on with what it began with.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    for name in ("report.json", *(f"{name}.f16" for name in names)):
+    files = [REPORT, "clips.jsonl", "statistics.npz", *(f"{name}.{kind}" for name in names for kind in ("f16", "npy"))]
+    for name in files:
         (out / name).unlink(missing_ok=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        folder = work / "set"  # with the usual permissions, other than `work`
+        folder.mkdir()
+        yield folder
+        if not out.exists():
+            folder.rename(out)
+            return
+        for name in reversed(files):  # the report last
+            (folder / name).replace(out / name)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+class _SetWriter:
+    """Writes clips and their frames as they come; the first frames of clips at the end."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self._folder = folder
+        self._offsets: dict[str, list[int]] = {name: [0] for name in names}
+        self._stack = ExitStack()
+        self._frames = {name: self._stack.enter_context((folder / f"{name}.f16").open("wb")) for name in names}
+        self._index = self._stack.enter_context((folder / "clips.jsonl").open("w", encoding="utf-8"))
+
+    def add(self, clip: PreparedClip, variants: dict[str, Any]) -> None:
+        """One clip with its frames in each variant."""
+        for name, offsets in self._offsets.items():
+            self._frames[name].write(variants[name].tobytes())
+            offsets.append(offsets[-1] + len(variants[name]))
+        self._index.write(json.dumps(asdict(clip)) + "\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+        for name, offsets in self._offsets.items():
+            np.save(self._folder / f"{name}.npy", np.array(offsets, dtype=np.int64))
+
+
+@contextmanager
+def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that leave Ctrl-C to this one; when something fails, clips that nobody works on yet are dropped."""
+    pool = ProcessPoolExecutor(processes, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 def _checked_texts(clips: Iterable[Clip], normaliser: Normaliser, report: Any) -> Iterable[Clip]:
@@ -297,7 +357,7 @@ def read_description(folder: Path) -> tuple[list[PreparedClip], FrontEndConfig, 
     """
     try:
         lines = (folder / "clips.jsonl").read_text(encoding="utf-8").splitlines()
-        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         stats = np.load(folder / "statistics.npz")
         clips = [PreparedClip(**json.loads(line)) for line in lines]
     except (OSError, ValueError, TypeError) as error:
@@ -312,7 +372,7 @@ def read_description(folder: Path) -> tuple[list[PreparedClip], FrontEndConfig, 
 
 def check_language(folder: Path, language: Language) -> None:
     """Raise `DataError` when the set's texts were not normalised as ``language`` says."""
-    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     wanted, found = language.to_package(), report.get("language", {})
     if wanted.get("normaliser") != found.get("normaliser"):
         raise DataError(
