@@ -150,6 +150,8 @@ def convert_samples(samples: npt.ArrayLike, sample_rate: float) -> Floats:
     ``sample_rate`` Hz. Raises `AudioError` for other types and shapes, and for samples that are not finite.
     """
     name = "the array"
+    if isinstance(samples, bytes | bytearray | memoryview):
+        raise AudioError("bytes are no samples; give a path, an open file, or numpy.frombuffer(…, numpy.int16)")
     try:
         array = np.asarray(samples)
     except ValueError as error:

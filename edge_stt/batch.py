@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .audio import SAMPLE_RATE, stream_audio
-from .byte_streams import printable_path
+from .byte_streams import printable_path, readable_path
 from .decoders import choose
 from .errors import DecodingError, EdgeSttError, UsageError
 from .features import Floats
@@ -94,6 +94,11 @@ class Job:
         """The path as it can be printed."""
         return printable_path(self.path)
 
+    @property
+    def recording(self) -> str:
+        """The path as results have it."""
+        return readable_path(self.path)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -143,8 +148,8 @@ def do_job(
                     segments.append(segment)
             transcript = Transcript.of(segments, samples / SAMPLE_RATE)  # without words when nobody asks for them
             for kind, path in job.outputs.items():
-                write_atomically(Path(path), WRITERS[kind].pieces(transcript, job.name))
-            shown = "".join(WRITERS[job.shown].pieces(transcript, job.name)) if job.shown and said is None else ""
+                write_atomically(Path(path), WRITERS[kind].pieces(transcript, job.recording))
+            shown = "".join(WRITERS[job.shown].pieces(transcript, job.recording)) if job.shown and said is None else ""
         except EdgeSttError as error:
             return Outcome(error=str(error), warnings=tuple(warnings))
         except BrokenPipeError:  # of ``said``: nobody reads any more

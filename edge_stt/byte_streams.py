@@ -157,8 +157,12 @@ def open_file(path: str | os.PathLike[str], name: str) -> BinaryIO:
 
 def printable_path(path: str | os.PathLike[str]) -> str:
     """A path for a message: one line, and printable even where the file name is not valid UTF-8."""
-    readable = os.fspath(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in readable)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in readable_path(path))
+
+
+def readable_path(path: str | os.PathLike[str]) -> str:
+    r"""A path as text that any JSON can hold: itself, but with ``\x80`` and the like for bytes that are not UTF-8."""
+    return os.fspath(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def stream_name(stream: Any) -> str:

@@ -208,6 +208,8 @@ def build_decoder(
 ) -> Decoder:
     """The decoder for a package's log-probabilities of ``config.head``."""
     units = package.info.heads[config.head]
+    if hot_words is not None:
+        hot_words = hot_words.written(package.info.normaliser)
     if (phrases is not None) != (config.decoder == "phrases"):
         raise DecodingError("phrases are for the decoder 'phrases', and it for them")
     if phrases is not None:

@@ -9,7 +9,7 @@ what it had been given is taken back. Only whole phrases change a score for good
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -49,7 +49,12 @@ class HotWords:
 
     def __init__(self, entries: Iterable[tuple[str, float]]) -> None:
         self.entries: dict[tuple[str, ...], float] = {}
-        for phrase, weight in entries:
+        for entry in entries:
+            match entry:
+                case (str(phrase), int() | float() as weight):
+                    pass
+                case _:
+                    raise DecodingError(f"hot words are pairs such as ('kitchen light', 5.0), not {entry!r}")
             words = tuple(phrase.lower().split())
             if not words:
                 raise DecodingError("a hot word is empty; write at least one word")
@@ -85,6 +90,19 @@ class HotWords:
         if not entries:
             raise DataError(f"{path} has no hot words; write one phrase a line")
         return cls(entries)
+
+    def written(self, normalise: Callable[[str], str]) -> HotWords:
+        """These phrases as transcripts are written: of "Dr. Who" ``doctor who``, of "e-mail" ``e mail``.
+
+        Raises `DecodingError` for a phrase of which nothing is left.
+        """
+        entries = []
+        for words, weight in self.entries.items():
+            phrase = " ".join(words)
+            if not (text := normalise(phrase)):
+                raise DecodingError(f"the hot word {phrase!r} has no letter of the language; write how it is said")
+            entries.append((text, weight))
+        return HotWords(entries)
 
     def __len__(self) -> int:
         return len(self.entries)

@@ -65,7 +65,13 @@ def _is_pattern(path: Path) -> bool:
 
 def _search_pattern(pattern: Path, found: Found) -> None:
     before = len(found.recordings)
-    for match in sorted(glob.glob(os.fspath(pattern), recursive=True), key=os.fsencode):  # noqa: PTH207 - "**/" too
+    matches = glob.glob(os.fspath(pattern), recursive=True)  # noqa: PTH207 - "**/" too
+    # "**" follows links to folders, also to one that it is in: of the ways to a file the shortest counts.
+    shortest: dict[tuple[str, str], str] = {}
+    for match in sorted(matches, key=lambda match: (match.count(os.sep), os.fsencode(match))):
+        folder, name = os.path.split(match)
+        shortest.setdefault((os.path.realpath(folder), name), match)
+    for match in sorted(shortest.values(), key=os.fsencode):
         path = Path(match)
         if path.is_dir():
             if "**" not in pattern.parts:  # which gives the files below by itself

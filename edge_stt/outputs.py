@@ -19,7 +19,7 @@ class ResultWriter(Protocol):
     several: bool
 
     def pieces(self, transcript: Transcript, name: str) -> Iterator[str]:
-        """The text of the file, in pieces, ending with a newline; ``name`` is that of the recording, printable."""
+        """The text of the file, in pieces, ending with a newline; ``name`` is the recording's."""
         ...
 
 

@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
 
-import numpy as np
 import numpy.typing as npt
 
 from .audio import convert_samples, stream_audio
+from .byte_streams import ByteStream
 from .decoders import DecodingConfig, build_decoder, choose
 from .decoding import Hypothesis
 from .errors import DecodingError, PackageError
@@ -26,6 +27,7 @@ from .package import ModelPackage
 from .segments import SegmentConfig, cut_at_silences
 
 DEFAULT_MODEL = Path(__file__).parent / "models" / "default"
+Source: TypeAlias = str | os.PathLike[str] | ByteStream  # of sound: a file's path, or what its bytes are read from
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +105,15 @@ class Transcriber:
         self.segments = segments or SegmentConfig()
         self.frame_seconds = self.info.stride / self.info.front_end.frames_per_second
 
-    def transcribe(self, source: str | Path | npt.NDArray[Any], sample_rate: int = 16_000) -> Transcript:
-        """Transcribe a file, or samples (``[n]`` or ``[n, channels]``, float in -1..1 or integers) at ``sample_rate``.
+    def transcribe(self, source: Source | npt.ArrayLike, sample_rate: int = 16_000) -> Transcript:
+        """Transcribe a file: its path, or itself, open to be read in bytes; or samples at ``sample_rate``.
 
-        Raises `AudioError` when the source cannot be read as audio.
+        Samples are ``[n]`` or ``[n, channels]``, float in -1..1 or int16 or int32. Raises `AudioError` when the source
+        is none of these, or cannot be read as audio.
         """
-        if isinstance(source, np.ndarray):
-            return self.transcribe_blocks([convert_samples(source, sample_rate)])
-        return self.transcribe_blocks(stream_audio(source))
+        if isinstance(source, str | os.PathLike) or hasattr(source, "read"):
+            return self.transcribe_blocks(stream_audio(cast(Source, source)))
+        return self.transcribe_blocks([convert_samples(source, sample_rate)])
 
     def transcribe_blocks(self, blocks: Iterable[Floats]) -> Transcript:
         """Transcribe 16 kHz mono samples that come in blocks (float32 ``[n]`` each), in bounded memory."""

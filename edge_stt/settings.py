@@ -110,7 +110,7 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise ConfigError(f"{name}: larger than any configuration; name another file")
-        data = tomllib.loads(content.decode("utf-8"))
+        data = tomllib.loads(content.decode("utf-8-sig"))
     except (AudioError, OSError) as error:  # AudioError: what open_file says of any file
         raise ConfigError(str(error)) from error
     except UnicodeDecodeError as error:

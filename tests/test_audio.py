@@ -679,6 +679,7 @@ def test_an_array_is_read_like_the_file_of_it(rate: float) -> None:
         (np.zeros(9, bool), 16_000, "holds bool"),
         (np.array(["a"]), 16_000, "holds <U1"),
         (None, 16_000, "dimensions|holds object"),
+        (b"RIFF", 16_000, "bytes are no samples"),
         ([[1.0], [1.0, 2.0]], 16_000, "ragged"),
         (np.zeros(9), 0, "sample rate of 0"),
         (np.zeros(9), np.nan, "sample rate of nan"),

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from edge_stt.beam import BeamConfig, BeamDecoder
 from edge_stt.errors import DataError, DecodingError
 from edge_stt.hotwords import HotWords
 from edge_stt.lexicon import Lexicon
+from edge_stt.text import normalise_text
 from edge_stt.units import ARPABET, ENGLISH_CHARACTERS
 
 from .posteriors import peaky_log_probs, random_log_probs
@@ -169,6 +171,21 @@ def test_bad_files_are_refused(tmp_path: Path, content: str, named: str) -> None
     assert "\n" not in str(error.value)
     with pytest.raises(DataError, match="nowhere"):
         HotWords.from_file(tmp_path / "nowhere")
+
+
+def test_phrases_are_favoured_as_transcripts_write_them() -> None:
+    hot_words = HotWords([("Dr. Who", 3.0), ("E-Mail!", 2.0), ("caf\u00e9", 1.0)])
+    written = hot_words.written(normalise_text)
+    assert written.entries == {("doctor", "who"): 3.0, ("e", "mail"): 2.0, ("cafe",): 1.0}
+    assert HotWords([("channel 2", 1.0)]).written(normalise_text).words == ["channel", "two"]
+    with pytest.raises(DecodingError, match="'!' has no letter"):
+        HotWords([("!", 1.0)]).written(normalise_text)
+
+
+@pytest.mark.parametrize("entries", [["a"], ["ab"], [("a",)], [("a", "2")], [(1, 2.0)], [None]])
+def test_entries_that_are_no_pairs_are_refused(entries: list[Any]) -> None:
+    with pytest.raises(DecodingError, match="pairs such as"):
+        HotWords(entries)
 
 
 @pytest.mark.parametrize("entry", [("", 1.0), ("  ", 1.0), ("a", 0.0), ("a", float("inf")), ("a", float("nan"))])

@@ -168,3 +168,14 @@ def test_the_end_of_a_long_line_is_shown() -> None:
     assert end_of("one two", 7) == "one two"
     assert end_of("one two three", 7) == "… three"
     assert len(end_of("x" * 100, 1)) <= 1
+
+
+def test_a_pattern_takes_each_file_once_though_links_lead_round(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    for name in ("a.wav", "inner/b.wav"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "inner" / "round").symlink_to(tmp_path)
+    (tmp_path / "other.wav").symlink_to(tmp_path / "a.wav")  # a name of its own, as in a folder
+    found = find_recordings([tmp_path / "**" / "*.wav"])
+    assert [str(r.path.relative_to(tmp_path)) for r in found.recordings] == ["a.wav", "inner/b.wav", "other.wav"]
+    assert not found.missing
