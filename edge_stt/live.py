@@ -24,8 +24,9 @@ def listen(
 ) -> float:
     """Transcribe blocks (float32 ``[n]`` at 16 kHz) as they come; returns the seconds heard.
 
-    Each utterance is written when it ends, as if it were a recording of its own; on a terminal, what was said so far
-    is shown on a line that the whole utterance then replaces. A model without a streaming form writes utterances only.
+    Each utterance is written when it ends, as if it were a recording of its own, with times of the whole; on a
+    terminal, what was said so far is shown on a line that the whole utterance then replaces. A model without a
+    streaming form writes utterances only.
     """
     samples = 0
     unfinished = False  # a line with a partial result stands on the terminal
@@ -36,22 +37,24 @@ def listen(
             samples += len(block)
             yield block
 
-    def write(segment: Segment) -> None:
-        result = Transcript.of([segment], round(segment.end - segment.start, 3))
+    def write(segment: Segment, start: float, end: float) -> None:
+        result = Transcript.of([segment], round(end - start, 3))
         emit((CLEAR_LINE if on_terminal else "") + "".join(writer.pieces(result, NAME)))
 
     def show(events: list[Partial | Final]) -> None:
         nonlocal unfinished
         for event in events:
             unfinished = on_terminal and isinstance(event, Partial)
-            if isinstance(event, Final):
-                write(Segment(event.start, event.end, event.text, event.words, event.score, event.slots))
+            if isinstance(event, Final):  # whose times are those of its audio; a segment's are those of its words
+                words = event.words
+                segment = Segment(words[0].start, words[-1].end, event.text, words, event.score, event.slots)
+                write(segment, event.start, event.end)
             elif on_terminal:
                 emit(CLEAR_LINE + end_of(event.text, shutil.get_terminal_size().columns - 1))
 
     if transcriber.info.stream is None:
         for segment in transcriber.utterances(counted()):
-            write(segment)
+            write(segment, segment.start, segment.end)
     else:
         stream = StreamingTranscriber(transcriber)
         for block in counted():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import sys
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, suppress
@@ -22,6 +23,7 @@ from ..interrupts import Interrupted, Interrupts
 from ..live import NAME, can_show_partials, listen
 from ..outputs import WRITERS
 from ..progress import progress_bar
+from ..recogniser import Segment
 from ..runs import OutputOptions, Run, plan
 from .raw_pcm import RawChannels, RawRate, raw_format
 
@@ -145,12 +147,15 @@ def _in_this_process(
     transcriber = options.load()
     for number, job in enumerate(jobs):
         live = alone and job.shown == "txt"
-        said = (lambda segment: _emit(segment.text + "\n")) if live else None
+        said = _say if live else None
         yield number, do_job(transcriber, job, interrupts, heard, said)
 
 
 def _transcribe_stdin(run: Run, options: LoadOptions, interrupts: Interrupts, raw: tuple[int, int]) -> None:
-    """Standard input: an interrupt ends the recording, and what was said until then is written."""
+    """Standard input: an interrupt ends the recording, and what was said until then is written.
+
+    A file (``< talk.wav``) is all there already, and transcribed like one that is named.
+    """
     if not run.todo:
         run.failures += run.refused.values()
         return
@@ -165,13 +170,19 @@ def _transcribe_stdin(run: Run, options: LoadOptions, interrupts: Interrupts, ra
         except Interrupted as interrupted:
             run.interrupted = interrupted
 
-    if job.shown is not None and WRITERS[job.shown].several:
+    is_file = stat.S_ISREG(os.fstat(sys.stdin.fileno()).st_mode)
+    if job.shown is not None and WRITERS[job.shown].several and not is_file:
         with warnings_as_lines() as warnings:
             listen(transcriber, recorded(), WRITERS[job.shown], _emit, can_show_partials(_is_terminal(sys.stdout)))
         _complain(warnings)
         run.done += 1
     else:
-        _note(run, job, do_job(transcriber, job, interrupts, source=recorded()), timing=False)
+        said = _say if job.shown == "txt" else None
+        _note(run, job, do_job(transcriber, job, interrupts, said=said, source=recorded()), timing=False)
+
+
+def _say(segment: Segment) -> None:
+    _emit(segment.text + "\n")
 
 
 def _note(run: Run, job: Job, outcome: Outcome, timing: bool) -> None:
