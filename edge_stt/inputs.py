@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -65,10 +65,9 @@ def _is_pattern(path: Path) -> bool:
 
 def _search_pattern(pattern: Path, found: Found) -> None:
     before = len(found.recordings)
-    matches = glob.glob(os.fspath(pattern), recursive=True)  # noqa: PTH207 - "**/" too
-    # "**" follows links to folders, also to one that it is in: of the ways to a file the shortest counts.
+    # Links to folders are followed, and may lead to where something else of the pattern leads: the shortest way counts.
     shortest: dict[tuple[str, str], str] = {}
-    for match in sorted(matches, key=lambda match: (match.count(os.sep), os.fsencode(match))):
+    for match in sorted(_matches(pattern.parts), key=lambda match: (match.count(os.sep), os.fsencode(match))):
         folder, name = os.path.split(match)
         shortest.setdefault((os.path.realpath(folder), name), match)
     for match in sorted(shortest.values(), key=os.fsencode):
@@ -80,6 +79,33 @@ def _search_pattern(pattern: Path, found: Found) -> None:
             found.add(path, PurePath(path.name))
     if len(found.recordings) == before:
         found.missing.append(f"{printable_path(pattern)}: no file has such a name; check the pattern")
+
+
+def _matches(parts: Sequence[str]) -> Iterator[str]:
+    """What has such a path. `glob` would go round for ever where two links lead back to a folder above them."""
+    if "**" not in parts:
+        yield from glob.glob(os.path.join(*parts))  # noqa: PTH118, PTH207 - a Path takes names that begin with a dot
+        return
+    at = parts.index("**")
+    rest = parts[at + 1 :] or ["*"]
+    for top in glob.glob(os.path.join(*parts[:at], "")) if at else [""]:  # noqa: PTH118, PTH207
+        for folder in _folders(top):
+            yield from _matches([glob.escape(folder), *rest])
+
+
+def _folders(top: str) -> Iterator[str]:
+    """A folder and those below, each once whatever links lead to it, by the shortest way; each ends with a slash."""
+    seen = {os.path.realpath(top)}
+    level = [top]
+    while level:
+        yield from level
+        below: list[str] = []
+        for folder in level:
+            for inner in sorted(glob.glob(glob.escape(folder) + "*/"), key=os.fsencode):  # noqa: PTH207
+                if (real := os.path.realpath(inner)) not in seen:
+                    seen.add(real)
+                    below.append(inner)
+        level = below
 
 
 def _is_special(path: Path) -> bool:

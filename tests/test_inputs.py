@@ -179,3 +179,26 @@ def test_a_pattern_takes_each_file_once_though_links_lead_round(tmp_path: Path) 
     found = find_recordings([tmp_path / "**" / "*.wav"])
     assert [str(r.path.relative_to(tmp_path)) for r in found.recordings] == ["a.wav", "inner/b.wav", "other.wav"]
     assert not found.missing
+
+
+def test_a_pattern_comes_to_an_end_where_several_links_lead_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each more of them doubles the ways that there are: two are more than can be gone."""
+    (tmp_path / "in[n]er" / "deep").mkdir(parents=True)
+    (tmp_path / "in[n]er" / ".hidden").mkdir()
+    names = ("a.wav", "in[n]er/b.wav", "in[n]er/deep/c.wav", "in[n]er/.hidden/d.wav", "in[n]er/.e.wav")
+    for name in names:
+        (tmp_path / name).write_text("")
+    for link in ("one", "two"):
+        (tmp_path / "in[n]er" / link).symlink_to(tmp_path)
+        (tmp_path / "in[n]er" / "deep" / link).symlink_to(tmp_path / "in[n]er")
+    monkeypatch.chdir(tmp_path)
+    wanted = ["a.wav", "in[n]er/b.wav", "in[n]er/deep/c.wav"]
+    for pattern in ("**/*.wav", "**", "**/**/*.wav", "**/deep/../**/?.wav"):
+        matched = find_recordings([Path(pattern)])
+        assert sorted({os.path.relpath(r.path.resolve(), tmp_path.resolve()) for r in matched.recordings}) == wanted
+        assert len(matched.recordings) == len(wanted)
+    matched = find_recordings([tmp_path / "in*" / "**" / "[bc].wav"])
+    assert [r.path for r in matched.recordings] == [tmp_path / name for name in wanted[1:]]
+    assert find_recordings([Path("nothing/**/*.wav")]).missing
