@@ -8,11 +8,12 @@ what it had been given is taken back. Only whole phrases change a score for good
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from .errors import DataError, DecodingError, reason
 from .lexicon import MAX_UNITS, Lexicon
@@ -48,19 +49,24 @@ class HotWords:
     """Weighted phrases. A weight is in natural-log units and counts once for each time the whole phrase is said."""
 
     def __init__(self, entries: Iterable[tuple[str, float]]) -> None:
+        """Raises `DecodingError` for anything but pairs of a phrase and a weight above 0 and at most `MAX_WEIGHT`."""
         self.entries: dict[tuple[str, ...], float] = {}
-        for entry in entries:
+        try:
+            listed: list[Any] = list(entries)
+        except TypeError as error:
+            raise DecodingError(f"hot words are a list of pairs, [('kitchen light', 5.0)], not {entries!r}") from error
+        for entry in listed:
             match entry:
-                case (str(phrase), int() | float() as weight):
+                case (str(phrase), int() | float() | np.integer() | np.floating() as weight):
                     pass
                 case _:
                     raise DecodingError(f"hot words are pairs such as ('kitchen light', 5.0), not {entry!r}")
             words = tuple(phrase.lower().split())
             if not words:
                 raise DecodingError("a hot word is empty; write at least one word")
-            if not math.isfinite(weight) or not 0 < weight <= MAX_WEIGHT:
+            if not 0 < weight <= MAX_WEIGHT:
                 raise DecodingError(f"the weight of the hot word {phrase!r} must be above 0 and at most {MAX_WEIGHT:g}")
-            self.entries[words] = max(weight, self.entries.get(words, 0.0))
+            self.entries[words] = max(float(weight), self.entries.get(words, 0.0))
         self._states = [_State()]
         for words, weight in self.entries.items():
             self._add(words, weight)

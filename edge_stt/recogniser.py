@@ -18,7 +18,7 @@ from .audio import convert_samples, stream_audio
 from .byte_streams import ByteStream
 from .decoders import DecodingConfig, build_decoder, choose
 from .decoding import Hypothesis
-from .errors import DecodingError, PackageError
+from .errors import AudioError, DecodingError, PackageError
 from .features import Floats, StreamingLogMel, normalise_utterance
 from .grammar import Grammar, SlotValue
 from .hotwords import HotWords
@@ -97,6 +97,10 @@ class Transcriber:
         segments: SegmentConfig | None = None,
         phrases: Grammar | None = None,
     ) -> None:
+        if not isinstance(hot_words, HotWords | None):
+            raise DecodingError(f"hot_words are HotWords([('kitchen light', 5.0)]) or None, not {hot_words!r}")
+        if not isinstance(phrases, Grammar | None):
+            raise DecodingError(f"phrases are a Grammar, the path of its file or None, not {phrases!r}")
         self.package, self.info = package, package.info
         self.decoding = decoding or choose(package)
         self.head = self.decoding.head
@@ -113,6 +117,8 @@ class Transcriber:
         """
         if isinstance(source, str | os.PathLike) or hasattr(source, "read"):
             return self.transcribe_blocks(stream_audio(cast(Source, source)))
+        if not hasattr(source, "__len__"):  # None, an iterator: numpy would speak of their dimensions
+            raise AudioError(f"{type(source).__name__} is no sound; give a path, an open file, or samples in an array")
         return self.transcribe_blocks([convert_samples(source, sample_rate)])
 
     def transcribe_blocks(self, blocks: Iterable[Floats]) -> Transcript:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -188,7 +189,23 @@ def test_entries_that_are_no_pairs_are_refused(entries: list[Any]) -> None:
         HotWords(entries)
 
 
-@pytest.mark.parametrize("entry", [("", 1.0), ("  ", 1.0), ("a", 0.0), ("a", float("inf")), ("a", float("nan"))])
+def test_what_is_no_list_is_refused() -> None:
+    for entries in (None, 5):
+        with pytest.raises(DecodingError, match="a list of pairs"):
+            HotWords(entries)  # type: ignore[arg-type]
+
+
+def test_weights_may_be_any_numbers() -> None:
+    weights: list[Any] = [2, np.float32(2), np.float64(2), np.int64(2)]
+    for weight in weights:
+        kept = HotWords([("a", weight)]).entries[("a",)]
+        assert kept == 2.0
+        assert type(kept) is float
+
+
+@pytest.mark.parametrize(
+    "entry", [("", 1.0), ("  ", 1.0), ("a", 0.0), ("a", float("inf")), ("a", float("nan")), ("a", 10**400)]
+)
 def test_bad_entries_are_refused(entry: tuple[str, float]) -> None:
     with pytest.raises(DecodingError):
         HotWords([entry])

@@ -26,7 +26,7 @@ import soundfile
 
 import edge_stt
 from edge_stt.audio import read_audio
-from edge_stt.errors import AudioError
+from edge_stt.errors import AudioError, DecodingError
 from edge_stt.features import Floats, FrontEndConfig, StreamingLogMel
 from edge_stt.live import CLEAR_LINE
 from edge_stt.recogniser import Segment, Word
@@ -603,6 +603,18 @@ def test_python_takes_paths_open_files_and_samples_of_many_kinds() -> None:
     for source in (integers.tobytes(), None, 3, [integers.tobytes()]):
         with pytest.raises(AudioError):
             model.transcribe(source)  # type: ignore[arg-type]
+    for source in (None, 3, iter([0.0])):
+        with pytest.raises(AudioError, match="is no sound; give a path, an open file, or samples"):
+            model.transcribe(source)  # type: ignore[arg-type]
+
+
+def test_hot_words_and_phrases_of_the_wrong_type_are_refused_in_python() -> None:
+    for hot_words in (["kitchen light"], [("kitchen light", 5.0)], "kitchen light"):
+        with pytest.raises(DecodingError, match=r"hot_words are HotWords\(.*, not "):
+            edge_stt.load_model(hot_words=hot_words)  # type: ignore[arg-type]
+    for phrases in (["lights on"], 5):
+        with pytest.raises(DecodingError, match=r"phrases are a Grammar, .*, not "):
+            edge_stt.load_model(phrases=phrases)  # type: ignore[arg-type]
 
 
 def test_the_file_in_json_is_the_name_as_it_is(tmp_path: Path) -> None:
