@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from edge_stt.errors import EdgeSttError, RuntimeMissingError
-from edge_stt.package import ModelPackage
+from edge_stt.errors import DataError, EdgeSttError, RuntimeMissingError, UsageError, reason
+from edge_stt.package import ModelPackage, check_destination
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +39,9 @@ app = typer.Typer(
     "`edge-stt convert RUN -o PACKAGE` is short for `edge-stt convert run RUN -o PACKAGE`.",
 )
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
+MODES = ("float32", "float16", "dynamic", "int8", "int16x8")  # as `build.MODES`, which comes with TensorFlow
+LAYERED = ("dynamic", "int8", "int16x8")  # those that quantise layers
+CALIBRATED = ("int8", "int16x8")
 Names = list[str]
 Paths = list[Path]
 
@@ -79,6 +82,16 @@ def run(
     Exit code 1 when a mode failed or was refused; the others are written.
     """
     _require_tensorflow()
+    _check_quantization(quantize, (*MODES, "all"))
+    if quantize in (*CALIBRATED, "all") and data is None:
+        needing = CALIBRATED[0] if quantize == "all" else quantize
+        raise UsageError(f"{needing} needs representative clips: give a manifest with --data")
+    if keep_float and quantize not in (*LAYERED, "all"):
+        raise UsageError(f"--keep-float: {quantize} has no layers that are not float")
+    _check_paths(run, data, dev, decoding)
+    for package in [out / mode for mode in MODES] if quantize == "all" else [out]:
+        check_destination(package, overwrite)
+    card = _read(notes)
     from .build import BuildConfig, convert_run
     from .parity import GateConfig
 
@@ -86,7 +99,7 @@ def run(
         name=name or out.stem,
         quantize=quantize,
         licence=licence,
-        notes=_read(notes),
+        notes=card,
         data=data,
         calibration_clips=clips,
         dev=dev,
@@ -124,6 +137,8 @@ def layers(
 ) -> None:
     """What each layer costs when it alone is quantised, worst first: what `--keep-float auto` looks at."""
     _require_tensorflow()
+    _check_quantization(quantize, LAYERED)
+    _check_paths(run, data)
     from .build import measure_layers
     from .calibration import calibration_clips
     from .graph import load_run
@@ -210,6 +225,7 @@ def page(
 ) -> None:
     """Measure all that docs/conversion.md tells of a model, and write it there with its picture."""
     _require_tensorflow()
+    _check_paths(run, data, dev, decoding)
     from edge_stt.plot import require_matplotlib
 
     from .build import BuildConfig
@@ -229,11 +245,29 @@ def _require_tensorflow() -> None:
             raise RuntimeMissingError(f"`edge-stt convert` needs {module}: pip install 'edge-stt[train]'")
 
 
+# What can be known to be wrong without TensorFlow is said before it is loaded, which takes seconds.
+
+
+def _check_quantization(name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise UsageError(f"unknown quantization {name!r}; choose one of {', '.join(known)}")
+
+
+def _check_paths(run: Path, *inputs: Path | None) -> None:
+    """Raise `DataError` where ``run`` is no training run, or one of the files and folders that are given is missing."""
+    for name in ("config.json", "model.json", "best.npz"):
+        if not (run / name).is_file():
+            raise DataError(f"{run} is not a training run (it needs config.json, model.json and best.npz): no {name}")
+    for path in inputs:
+        if path is not None and not path.exists():
+            raise DataError(f"{path}: there is no such file or folder; check the path")
+
+
 def _read(notes: Path | None) -> str:
     try:
         return notes.read_text(encoding="utf-8") if notes else ""
     except (OSError, UnicodeDecodeError) as error:
-        raise EdgeSttError(f"cannot read {notes}: {error}") from error
+        raise EdgeSttError(f"cannot read {notes}: {reason(error)}") from error
 
 
 def _progress() -> Callable[[str], None]:

@@ -448,7 +448,7 @@ def test_an_existing_file_is_replaced_only_when_asked(text: Path, tmp_path: Path
         precious.write_text("mine")
         run(*command, "--overwrite")
         assert precious.read_bytes() == model.read_bytes()
-    assert "is no file" in run("build", text, "-o", tmp_path, "--overwrite", fails=UsageError)
+    assert "is a folder" in run("build", text, "-o", tmp_path, "--overwrite", fails=UsageError)
 
 
 def test_sizes() -> None:

@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from edge_stt.errors import UsageError
+from edge_stt.errors import DataError, UsageError, reason
 from edge_stt.language import load_language
 from edge_stt.letter_lm import load_words
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False)
 LanguageName = Annotated[str, typer.Option("--language", help="A name, or the path of a language file.")]
+
+
+# What can be known to be wrong without TensorFlow is said before it is loaded, which takes seconds.
+
+
+def _check_config(path: Path | None, overrides: Sequence[str] = ()) -> None:
+    """Raise where a config cannot be read, or an override is no assignment."""
+    try:
+        if path is not None:
+            tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # also what is no TOML, and no UTF-8
+        raise DataError(f"the config {path} cannot be read: {reason(error)}") from error
+    for override in overrides:
+        if "=" not in override:
+            raise UsageError(f"an override is section.key=value, not {override!r}")
+
+
+def _check_set(folder: Path) -> None:
+    """Raise `DataError` where there is no prepared set, nor shards of one."""
+    if not (folder / "report.json").is_file():
+        raise DataError(
+            f"{folder} is not a prepared set (make one with `edge-stt train prepare`): no report.json in it"
+        )
 
 
 @app.callback(invoke_without_command=True)
@@ -33,9 +58,14 @@ def train(
         return
     if data is None or dev is None or run is None:
         raise UsageError("train needs --data, --dev and --run (and `edge-stt train prepare` makes the first two)")
+    _check_config(config, set_ or ())
+    for folder in (data, dev):
+        _check_set(folder)
+    if init is not None and not init.is_file():
+        raise DataError(f"--init {init}: there is no such file; the weights of a run are its best.npz")
     from .config import load_config
 
-    settings = load_config(config, set_)  # before TensorFlow is loaded: a typing error should not cost ten seconds
+    settings = load_config(config, set_)
     load_language(settings.language)
     from .start import start_run
 
@@ -79,6 +109,7 @@ def shards(
     megabytes: Annotated[float, typer.Option(min=0.001, help="Size of a shard.")] = 100.0,
 ) -> None:
     """Write a prepared set as TFRecord shards: for several workers, and sets too large for a disk near by."""
+    _check_set(prepared)
     from .shards import write_shards
 
     typer.echo(f"{len(write_shards(prepared, out, int(megabytes * 1e6)))} shards in {out}")
@@ -91,6 +122,10 @@ def grow(
     out: Annotated[Path, typer.Option("-o", "--out", help="Weights to write, for `train --init`.")],
 ) -> None:
     """Widen and deepen a trained network without changing what it computes: training goes on from there."""
+    _check_config(config)
+    for name in ("config.json", "best.npz"):
+        if not (run / name).is_file():
+            raise DataError(f"{run} is not a training run: it has no {name}")
     from .config import load_config
 
     settings = load_config(config)

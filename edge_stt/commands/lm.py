@@ -81,9 +81,9 @@ def _is_arpa(path: Path) -> bool:
 
 def _check_output(path: Path, overwrite: bool) -> None:
     """Say at once where a model will not be written, not after the work."""
-    if path.exists() and not path.is_file():
-        raise UsageError(f"{path} is no file; name a file to write the model to")
-    if path.exists() and not overwrite:
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name a file to write the model to")
+    if path.is_file() and not overwrite:  # a device or a pipe is written to
         raise DataError(f"{path} exists; choose another name or overwrite it (--overwrite)")
     if not path.absolute().parent.is_dir():
         raise UsageError(f"there is no folder {path.absolute().parent} to write {path.name} to")
