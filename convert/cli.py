@@ -82,6 +82,7 @@ def run(
     Exit code 1 when a mode failed or was refused; the others are written.
     """
     _require_tensorflow()
+    _check_pythons(python)
     _check_quantization(quantize, (*MODES, "all"))
     if quantize in (*CALIBRATED, "all") and data is None:
         needing = CALIBRATED[0] if quantize == "all" else quantize
@@ -197,6 +198,7 @@ def prove(
     as_json: AsJson = False,
 ) -> None:
     """Run a package's golden input on other runtimes and machines, and compare with its golden output."""
+    _check_pythons(python)
     from .prove import interpreters, prove_package, record_runtimes
 
     proofs = prove_package(ModelPackage.load(package), python or interpreters())
@@ -251,6 +253,11 @@ def _require_tensorflow() -> None:
 def _check_quantization(name: str, known: tuple[str, ...]) -> None:
     if name not in known:
         raise UsageError(f"unknown quantization {name!r}; choose one of {', '.join(known)}")
+
+
+def _check_pythons(commands: Names | None) -> None:
+    if any(not command.strip() for command in commands or ()):
+        raise UsageError("--python names a command that starts Python, and this is empty")
 
 
 def _check_paths(run: Path, *inputs: Path | None) -> None:

@@ -275,7 +275,7 @@ def test_no_process_is_left_behind(manifest: Path) -> None:
         (["--engine", "siri"], 2, "unknown engine 'siri'"),
         (["--threads", "0"], 2, "--threads"),
         (["--compare", "gone.json"], 1, "gone.json"),
-        (["--decoder", "magic", "--repeats", "1"], 1, "unknown decoder 'magic'"),
+        (["--decoder", "magic", "--repeats", "1"], 2, "unknown decoder 'magic'"),
     ],
 )
 def test_wrong_calls(arguments: list[str], code: int, text: str) -> None:

@@ -81,6 +81,8 @@ def test_doctor_names_a_damaged_model(tmp_path: Path) -> None:
         (["transcribe"], 2, "Missing argument"),
         (["transcribe", "--no-such-option", "x.wav"], 2, "--no-such-option"),
         (["nonsense"], 2, "nonsense"),
+        (["bench", "--decoder", "nonsense"], 2, "unknown decoder 'nonsense'"),
+        (["bench", "--threshold", "1"], 2, "--threshold is for --compare"),
     ],
 )
 def test_wrong_calls(arguments: list[str], code: int, text: str) -> None:

@@ -43,6 +43,9 @@ TRAIN = ["train", "--data", "none", "--dev", "none", "--run", "r"]
         (["convert", "none", "-o", "out", "--quantize", "float16", "--keep-float", "a"], 2, "--keep-float: float16"),
         (["convert", "layers", "none", "--data", "none", "--quantize", "float32"], 2, "unknown quantization"),
         (["convert", "layers", "none", "--data", "none"], 1, "none is not a training run"),
+        (["convert", "none", "-o", "out", "--python", " "], 2, "--python names a command"),
+        (["convert", "prove", "none", "--python", ""], 2, "--python names a command"),
+        (["train", "prepare", "none", "-o", "out", "--plain", "--rooms", "2"], 2, "--plain makes no copies"),
         (["convert", "page", "none", "--data", "none", "--dev", "none"], 1, "none is not a training run"),
     ],
 )

@@ -266,7 +266,7 @@ def test_processes_give_what_one_gives(tmp_path: Path) -> None:
     results = [json.loads(line) for line in alone.stdout.splitlines()]
     assert [Path(result["file"]).name for result in results] == [
         *(f"{i}.opus" for i in (0, 1, 2, 4, 5)),
-        r"caf\xe9 \n.opus",
+        "caf\\xe9 \n.opus",
     ]
     assert "3.opus: not audio" in alone.stderr
 

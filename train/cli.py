@@ -83,18 +83,23 @@ def prepare(
         list[Path] | None, typer.Option("--no-speech", help="Manifest of recordings in which nobody speaks.")
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="No augmented variants: for dev sets.")] = False,
-    rooms: Annotated[int, typer.Option("--rooms", min=0, help="Copies of each clip in a room, with noise.")] = 1,
+    rooms: Annotated[
+        int | None, typer.Option("--rooms", min=0, help="Copies of each clip in a room, with noise (1).")
+    ] = None,
     processes: Annotated[int, typer.Option(min=1)] = 2,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first clip that cannot be used.")] = False,
     language: LanguageName = "english",
 ) -> None:
     """Check, decode and augment corpora into a prepared set; reports hours and what was left out."""
+    if plain and rooms:
+        raise UsageError("--plain makes no copies in rooms; leave out --rooms, or --plain")
     chosen = load_language(language)
     from .data import read_manifest
     from .prepare import PrepareConfig, console, prepare
 
     noises = [clip.path for clip in read_manifest(noise, lambda problem: None)] if noise else []
-    settings = PrepareConfig(speeds=(), room_copies=0) if plain else PrepareConfig(room_copies=rooms)
+    copies = 1 if rooms is None else rooms
+    settings = PrepareConfig(speeds=(), room_copies=0) if plain else PrepareConfig(room_copies=copies)
     summary = prepare(corpora, out, settings, None, noises, processes, strict, chosen, no_speech or ())
     for problem in summary["left_out"]:
         console.print(f"left out: {problem}", markup=False, emoji=False, highlight=False, soft_wrap=True)

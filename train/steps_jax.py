@@ -66,8 +66,7 @@ class JaxSteps:
             total = sum(weights.get(head, 1.0) * x for head, x in losses.items())
             if self.config.batches.views > 1:
                 losses["disagreement"] = sum(
-                    weights.get(head, 1.0) * disagreement(logits[head], mask) / units[head]
-                    for head in labels
+                    weights.get(head, 1.0) * disagreement(logits[head], mask) / units[head] for head in labels
                 )
                 total += self.config.batches.consistency_weight * losses["disagreement"]
             return total, (losses, after)

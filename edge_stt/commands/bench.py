@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 DEMO = Path(__file__).parent.parent / "data" / "demo.opus"
 MODES = ("offline", "stream")
+DECODERS = ("greedy", "beam", "lexicon")
 
 Paths = list[Path]
 Names = list[str]
@@ -67,6 +68,8 @@ def bench(
     from ..machine import condition, machine, throttling_between
     from ..report import Report, write_atomically
 
+    if threshold and compare is None:
+        raise UsageError("--threshold is for --compare, which names the earlier run")
     _check_outputs(output, errors)
     old = read_run(compare) if compare else None
     variants, notes = choose_variants(model, decoder, threads, mode, engine)
@@ -133,6 +136,9 @@ def choose_variants(
     for mode in modes:
         if mode not in MODES:
             raise UsageError(f"unknown mode {mode!r}; choose offline or stream")
+    for decoder in decoders or []:
+        if decoder not in DECODERS:
+            raise UsageError(f"unknown decoder {decoder!r}; choose greedy, beam or lexicon")
     counts, notes = threads or [1], []
     paths: list[str | None] = [str(path) for path in models] if models else [None]
     chosen: list[str | None] = [*decoders] if decoders else [None]
