@@ -322,10 +322,10 @@ def test_two_views_of_a_clip_differ_in_all_but_their_time(tmp_path: Path) -> Non
         return Batches(data, labels, config, none, seed=1)
 
     still, moved = batches(running_share=0.0), batches(running_share=0.0, tempo=0.1)
-    drawn = [still._like(0, variant, np.random.default_rng(i)) for i in range(30) for variant in ("plain", "room-1")]
-    alike = {variant for variant in data.variants if data.lengths(variant)[0] == data.lengths("plain")[0]}
-    assert set(drawn) == alike  # copies in rooms may be of other speeds
-    assert still._like(0, "speed-0.9", np.random.default_rng(1)) == "speed-0.9"
+    for variant in data.variants:  # copies in rooms may be of other speeds
+        alike = {other for other in data.variants if data.lengths(other)[0] == data.lengths(variant)[0]}
+        assert {still._like(0, variant, np.random.default_rng(i)) for i in range(60)} == alike
+    assert data.lengths("speed-0.9")[0] > data.lengths("plain")[0]
     for source, epoch in ((still, 0), (moved, 0), (moved, 1)):
         for items in source.epoch(epoch):
             batch = source.load(items, np.random.default_rng(3))
