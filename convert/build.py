@@ -36,14 +36,13 @@ from edge_stt.package import (
 from .calibration import calibration_clips
 from .card import model_card
 from .graph import TrainedModel, load_run, save_graphs, stream_info
+from .modes import CALIBRATED, LAYERED, MODES, check_mode, check_request, modes_of
 from .operators import check_operators
 from .parity import PARITY_FILE, DevClip, GateConfig, Parity, ParityError, ParityGate, dev_clips, read_clips
 from .parity_report import parity_json
 from .prove import Proof, interpreters, prove
 from .sensitivity import LayerNoise, worst_layers
 
-MODES = ("float32", "float16", "dynamic", "int8", "int16x8")
-CALIBRATED = ("int8", "int16x8")
 DEMO_CLIP = Path(__file__).parent.parent / "edge_stt" / "data" / "demo.opus"
 GOLDEN_FRAMES = 300
 Say = Callable[[str], None]
@@ -80,7 +79,7 @@ class BuildConfig:
     @property
     def modes(self) -> tuple[str, ...]:
         """The modes asked for."""
-        return MODES if self.quantize == "all" else (self.quantize,)
+        return modes_of(self.quantize)
 
 
 @dataclass
@@ -118,8 +117,7 @@ def to_tflite(
 
     Raises `ConversionError` with the converter's reason, also when it crashes.
     """
-    if mode not in MODES:
-        raise UsageError(f"unknown quantization {mode!r}; choose one of {', '.join(MODES)}")
+    check_mode(mode, MODES)
     if saved_model is None:
         with exported(model) as folder:
             return to_tflite(model, mode, calibration, keep_float, folder)
@@ -143,7 +141,7 @@ def measure_layers(
     model: TrainedModel, mode: str, calibration: Sequence[Floats], saved_model: Path | None = None
 ) -> list[LayerNoise]:
     """What each layer costs when it alone is quantised, worst first; raises `ConversionError` where it cannot."""
-    if mode not in ("dynamic", *CALIBRATED):
+    if mode not in LAYERED:
         raise UsageError(f"{mode} quantises no layer; choose dynamic, int8 or int16x8")
     if saved_model is None:
         with exported(model) as folder:
@@ -189,7 +187,8 @@ def convert_run(run: Path, out: Path, config: BuildConfig, say: Say = lambda tex
     ``say`` hears of progress. A mode that fails does not stop the others: look at each product's ``error``. Raises
     `EdgeSttError` for what no mode can do without.
     """
-    products = [Product(mode, out / mode if config.quantize == "all" else out) for mode in _checked(config)]
+    check_request(config.quantize, config.data is not None, bool(config.keep_float))
+    products = [Product(mode, out / mode if config.quantize == "all" else out) for mode in config.modes]
     for product in products:
         check_destination(product.out, config.overwrite)
     model = load_run(run)
@@ -218,17 +217,6 @@ def convert_run(run: Path, out: Path, config: BuildConfig, say: Say = lambda tex
     return products
 
 
-def _checked(config: BuildConfig) -> tuple[str, ...]:
-    if config.quantize not in (*MODES, "all"):
-        raise UsageError(f"unknown quantization {config.quantize!r}; choose one of {', '.join(MODES)}, all")
-    needing = [mode for mode in config.modes if mode in CALIBRATED]
-    if needing and config.data is None:
-        raise UsageError(f"{needing[0]} needs representative clips: give a manifest with --data")
-    if config.keep_float and not set(config.modes) & {"dynamic", "int8", "int16x8"}:
-        raise UsageError(f"--keep-float: {config.quantize} has no layers that are not float")
-    return config.modes
-
-
 def _convert(
     product: Product,
     model: TrainedModel,
@@ -239,7 +227,7 @@ def _convert(
 ) -> None:
     start = time.monotonic()
     try:
-        if product.mode in ("dynamic", *CALIBRATED):
+        if product.mode in LAYERED:
             product.keep_float = _kept(product, model, calibration, config, saved_model, say)
         product.content = to_tflite(model, product.mode, calibration, product.keep_float, saved_model)
         check_operators(product.content)

@@ -15,6 +15,8 @@ from typer.core import TyperGroup
 from edge_stt.errors import DataError, EdgeSttError, RuntimeMissingError, UsageError, reason
 from edge_stt.package import ModelPackage, check_destination
 
+from .modes import LAYERED, check_mode, check_request, modes_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -39,9 +41,6 @@ app = typer.Typer(
     "`edge-stt convert RUN -o PACKAGE` is short for `edge-stt convert run RUN -o PACKAGE`.",
 )
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
-MODES = ("float32", "float16", "dynamic", "int8", "int16x8")  # as `build.MODES`, which comes with TensorFlow
-LAYERED = ("dynamic", "int8", "int16x8")  # those that quantise layers
-CALIBRATED = ("int8", "int16x8")
 Names = list[str]
 Paths = list[Path]
 
@@ -83,14 +82,9 @@ def run(
     """
     _require_tensorflow()
     _check_pythons(python)
-    _check_quantization(quantize, (*MODES, "all"))
-    if quantize in (*CALIBRATED, "all") and data is None:
-        needing = CALIBRATED[0] if quantize == "all" else quantize
-        raise UsageError(f"{needing} needs representative clips: give a manifest with --data")
-    if keep_float and quantize not in (*LAYERED, "all"):
-        raise UsageError(f"--keep-float: {quantize} has no layers that are not float")
+    check_request(quantize, data is not None, bool(keep_float))
     _check_paths(run, data, dev, decoding)
-    for package in [out / mode for mode in MODES] if quantize == "all" else [out]:
+    for package in [out / mode for mode in modes_of(quantize)] if quantize == "all" else [out]:
         check_destination(package, overwrite)
     card = _read(notes)
     from .build import BuildConfig, convert_run
@@ -138,7 +132,7 @@ def layers(
 ) -> None:
     """What each layer costs when it alone is quantised, worst first: what `--keep-float auto` looks at."""
     _require_tensorflow()
-    _check_quantization(quantize, LAYERED)
+    check_mode(quantize, LAYERED)
     _check_paths(run, data)
     from .build import measure_layers
     from .calibration import calibration_clips
@@ -248,11 +242,6 @@ def _require_tensorflow() -> None:
 
 
 # What can be known to be wrong without TensorFlow is said before it is loaded, which takes seconds.
-
-
-def _check_quantization(name: str, known: tuple[str, ...]) -> None:
-    if name not in known:
-        raise UsageError(f"unknown quantization {name!r}; choose one of {', '.join(known)}")
 
 
 def _check_pythons(commands: Names | None) -> None:

@@ -173,6 +173,15 @@ class DecodingConfig:
         return {**data, "phrases": phrases} if phrases else data
 
 
+DECODERS = ("greedy", "beam", "lexicon")  # that are chosen by name; phrases have their own
+
+
+def check_decoder(name: str) -> None:
+    """Raise `UnknownDecoderError` for what is none of `DECODERS`."""
+    if name not in DECODERS:
+        raise UnknownDecoderError(f"unknown decoder {name!r}; choose greedy, beam or lexicon")
+
+
 def choose(package: ModelPackage, decoder: str | None = None, beam_width: int | None = None) -> DecodingConfig:
     """The package's settings with another decoder or beam width; raises `DecodingError` for what it cannot do."""
     config = DecodingConfig.of(package)
@@ -186,7 +195,7 @@ def choose(package: ModelPackage, decoder: str | None = None, beam_width: int | 
     elif decoder == "phrases":
         config = replace(config, decoder="phrases", head=_phrase_head(package, config))
     elif decoder is not None:
-        raise UnknownDecoderError(f"unknown decoder {decoder!r}; choose greedy, beam or lexicon")
+        check_decoder(decoder)
     if config.head not in package.info.heads:
         raise DecodingError(f"the model has no head {config.head!r}; it has {', '.join(package.info.heads)}")
     if beam_width is not None:

@@ -59,10 +59,3 @@ def test_before_tensorflow_is_loaded(arguments: list[object], code: int, text: s
     assert done.returncode == code, done.stderr
     assert done.stderr.startswith(f"edge-stt: {text}")
     assert done.stderr.count("\n") == 1
-
-
-@pytest.mark.workstation
-def test_the_modes_are_those_of_the_converter() -> None:
-    from convert import build, cli
-
-    assert (cli.MODES, cli.CALIBRATED) == (build.MODES, build.CALIBRATED)

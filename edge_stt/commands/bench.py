@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 DEMO = Path(__file__).parent.parent / "data" / "demo.opus"
 MODES = ("offline", "stream")
-DECODERS = ("greedy", "beam", "lexicon")
 
 Paths = list[Path]
 Names = list[str]
@@ -132,13 +131,14 @@ def choose_variants(
     engines: Names | None,
 ) -> tuple[list[Variant], list[str]]:
     """All combinations, and notes about those that cannot be; raises `UsageError` for unknown names."""
+    from ..decoders import check_decoder
+
     modes = modes or ["offline"]
     for mode in modes:
         if mode not in MODES:
             raise UsageError(f"unknown mode {mode!r}; choose offline or stream")
     for decoder in decoders or []:
-        if decoder not in DECODERS:
-            raise UsageError(f"unknown decoder {decoder!r}; choose greedy, beam or lexicon")
+        check_decoder(decoder)
     counts, notes = threads or [1], []
     paths: list[str | None] = [str(path) for path in models] if models else [None]
     chosen: list[str | None] = [*decoders] if decoders else [None]
