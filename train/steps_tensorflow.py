@@ -55,8 +55,9 @@ class TensorFlowSteps:
         tf.nn.ctc_loss with sparse labels is by far the fastest CTC on a CPU.
         """
         weights = self.config.head_weights
-        frames = tf.reduce_sum(lengths)
-        counts = {head: self._sum(counted(tf.size(sparse.values), frames)) for head, sparse in labels.items()}
+        frames = self._sum(tf.cast(tf.reduce_sum(lengths), tf.float32))
+        units = {head: self._sum(tf.cast(tf.size(sparse.values), tf.float32)) for head, sparse in labels.items()}
+        counts = {head: counted(count, frames) for head, count in units.items()}
         with tf.GradientTape() as tape:
             logits = self.model([log_mel, mask], training=True)
             losses = {}
