@@ -179,7 +179,7 @@ def lay_out(target: Target, source: Path, tree: Path, work: Path) -> None:
     (packages / "debian.pth").write_text("/usr/lib/python3/dist-packages\n")
     launcher = tree / "usr" / "bin" / "edge-stt"
     launcher.parent.mkdir(parents=True)
-    launcher.write_text(f'#!/bin/sh\nexec /{LIBRARY}/bin/python3 -Im edge_stt.cli "$@"\n')
+    launcher.write_text(f'#!/bin/sh\nexec /{LIBRARY}/bin/python3 -Im edge_stt "$@"\n')
     launcher.chmod(0o755)
     _copy(source / "deploy" / "debian" / "lintian-overrides", tree / "usr/share/lintian/overrides/edge-stt")
     place_units(source / "systemd", tree)

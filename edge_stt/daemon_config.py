@@ -122,7 +122,7 @@ def check(config: DaemonConfig) -> None:
             raise ConfigError(f"{path}: too long for a Unix socket (107 bytes at most)")
     metrics = Path(config.metrics.file)
     if config.metrics.file and metrics.exists() and not metrics.is_file():
-        # The file is replaced each time, and a device would be gone for every program of the machine.
+        # Written again and again: whoever reads a device or a pipe would not know where one text ends.
         raise ConfigError(f"metrics.file {config.metrics.file} is no regular file; choose another path")
     config.mqtt.check()
     config.exec.check()

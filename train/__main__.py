@@ -2,7 +2,7 @@
 
 import sys
 
-from edge_stt.cli import main
+from edge_stt.__main__ import main
 
 sys.argv.insert(1, "train")
 main()
