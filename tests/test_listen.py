@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import itertools
 import json
 import os
@@ -69,6 +70,7 @@ def test_a_pipe_as_text() -> None:
     assert (done.stdout.decode(), done.returncode) == (MODERN_TEXT + "\n", 0)
 
 
+NEEDS_MQTT = pytest.mark.skipif(importlib.util.find_spec("paho") is None, reason="needs the mqtt extra")
 MQTT = ["--mqtt-host", "x", "--mqtt-username", "u", "--mqtt-password-file", "/no/such"]
 
 
@@ -85,11 +87,7 @@ MQTT = ["--mqtt-host", "x", "--mqtt-username", "u", "--mqtt-password-file", "/no
         (["--exec", "/no/such/command", "--input", DEMO], 1, "no command that can be run"),
         (["--model", "/no/such/model", "--check-config"], 1, "no model package"),
         (["--wake", "привет", "--check-config"], 1, "'привет' cannot be pronounced"),
-        (
-            ["--mqtt-host", "x", "--mqtt-username", "u", "--mqtt-password-file", "/no/such", "--check-config"],
-            1,
-            "/no/such",
-        ),
+        pytest.param([*MQTT, "--check-config"], 1, "/no/such", marks=NEEDS_MQTT),
         (["--socket", "/proc/x/y", "--input", DEMO], 1, "cannot listen on /proc/x/y"),
         (["--save-audio", "/proc/x", "--input", DEMO], 1, "cannot keep audio in /proc/x"),
         (["--config", "none.toml"], 2, "there is no such file"),

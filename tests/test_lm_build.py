@@ -439,16 +439,16 @@ def _built(text: Path, path: Path) -> Path:
 
 def test_an_existing_file_is_replaced_only_when_asked(text: Path, tmp_path: Path) -> None:
     model, precious = tmp_path / "words.lm", tmp_path / "precious.lm"
-    run("build", text, "-o", model)
+    run("build", text, "--as-is", "-o", model)
     precious.write_text("mine")
-    for command in (["build", text, "-o", precious], ["convert", model, precious]):
+    for command in (["build", text, "--as-is", "-o", precious], ["convert", model, precious]):
         assert run(*command, fails=DataError) == f"{precious} exists; choose another name or overwrite it (--overwrite)"
         assert precious.read_text() == "mine"
-    for command in (["build", text, "-o", precious], ["convert", model, precious]):
+    for command in (["build", text, "--as-is", "-o", precious], ["convert", model, precious]):
         precious.write_text("mine")
         run(*command, "--overwrite")
         assert precious.read_bytes() == model.read_bytes()
-    assert "is a folder" in run("build", text, "-o", tmp_path, "--overwrite", fails=UsageError)
+    assert "is a folder" in run("build", text, "--as-is", "-o", tmp_path, "--overwrite", fails=UsageError)
 
 
 def test_sizes() -> None:
