@@ -68,6 +68,16 @@ def nearest_codes(values: Array, codebook: Array) -> Array:
     return np.searchsorted(middles, values).astype(np.uint8)
 
 
+def quantise(values: Array) -> tuple[Array, Array]:
+    """A codebook for ``values``, float32, of which every entry is used, and the index of each value's entry, uint8.
+
+    What was quantised before stays as it is.
+    """
+    book = make_codebook(values)
+    used, codes = np.unique(nearest_codes(values, book), return_inverse=True)
+    return book[used], codes.astype(np.uint8)
+
+
 def write(model: LanguageModel, path: Path) -> None:
     """Write the model, atomically. Values of orders above 1 are quantised unless they have few distinct values."""
     sections: dict[str, Array] = {"vocabulary": np.frombuffer("\n".join(model.vocabulary).encode(), np.uint8)}
@@ -81,9 +91,7 @@ def write(model: LanguageModel, path: Path) -> None:
         else:
             sections[f"{order}.words"] = ngrams.words[:, -1].astype(word_type)
             for name, values in (("log_prob", ngrams.log_probs), ("backoff", ngrams.backoffs))[: 1 if highest else 2]:
-                book = make_codebook(values)
-                sections[f"{order}.{name}s"] = book
-                sections[f"{order}.{name}_codes"] = nearest_codes(values, book)
+                sections[f"{order}.{name}s"], sections[f"{order}.{name}_codes"] = quantise(values)
         if not highest:
             children = np.diff(np.asarray(level.first_child).astype(np.int64))
             sections[f"{order}.children"] = np.minimum(children, MANY).astype(np.uint8)

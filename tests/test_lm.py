@@ -270,6 +270,18 @@ def test_codebooks_bound_the_error(values: list[float], size: int) -> None:
     assert np.abs(coded - array).max() <= limit + 1e-4
 
 
+@given(st.integers(0, 2**32), st.integers(1, 3000), st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_what_is_quantised_already_stays_as_it_is(seed: int, count: int, extremes: int) -> None:
+    numbers = np.random.default_rng(seed)
+    values = np.concatenate([numbers.normal(-2, 0.3, count), numbers.uniform(-90, 0, extremes), [0.0]]).astype("f")
+    book, codes = lm_file.quantise(values)
+    assert set(codes.tolist()) == set(range(len(book)))
+    again, same = lm_file.quantise(book[codes])
+    assert np.array_equal(again, book)
+    assert np.array_equal(same, codes)
+
+
 def test_vocabulary_beyond_two_bytes(tmp_path: Path) -> None:
     words = 70_000
     vocabulary = ["<unk>", "<s>", "</s>", *(f"w{i}" for i in range(words - 3))]
