@@ -112,18 +112,19 @@ class SpecAugmentConfig:
     time_warp: int = 0
 
 
-def spec_augment(
-    frames: Floats, config: SpecAugmentConfig, rng: np.random.Generator, moves: np.random.Generator | None = None
-) -> Floats:
-    """Warp normalised log-mel frames in time, and mask them; may change its argument, returns the result.
+def move_frames(frames: Floats, config: SpecAugmentConfig, rng: np.random.Generator) -> Floats:
+    """SpecAugment's time warp: some moment of the utterance comes earlier or later."""
+    count = len(frames)
+    if not config.time_warp or count <= 2 * config.time_warp + 1:
+        return frames
+    centre = int(rng.integers(config.time_warp, count - config.time_warp))
+    return warp_time(frames, centre, int(rng.integers(1 - config.time_warp, config.time_warp)))
 
-    ``moves`` draws the warp, if not ``rng``: two views of one utterance are to be masked apart, but moved alike.
-    """
+
+def mask_frames(frames: Floats, config: SpecAugmentConfig, rng: np.random.Generator) -> Floats:
+    """SpecAugment's masks on a copy of normalised log-mel frames."""
+    frames = frames.copy()
     count, mels = frames.shape
-    if config.time_warp and count > 2 * config.time_warp + 1:
-        draw = moves or rng
-        centre = int(draw.integers(config.time_warp, count - config.time_warp))
-        frames = warp_time(frames, centre, int(draw.integers(1 - config.time_warp, config.time_warp)))
     for _ in range(config.frequency_masks):
         width = int(rng.integers(config.frequency_width + 1))
         start = int(rng.integers(mels - width + 1))

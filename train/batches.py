@@ -15,7 +15,7 @@ import numpy.typing as npt
 from edge_stt.errors import DataError
 from edge_stt.features import FeatureStatistics, Floats, RunningNormaliser, normalise_utterance
 
-from .augment import SpecAugmentConfig, change_tempo, spec_augment, warp_frequency
+from .augment import SpecAugmentConfig, change_tempo, mask_frames, move_frames, warp_frequency
 from .config import BatchConfig
 from .models.conv import STRIDE
 from .prepare import PreparedSet
@@ -28,10 +28,12 @@ PAD_TO = 64  # frames: few distinct shapes, so that kernels are set up once
 
 @dataclass(frozen=True)
 class Batch:
-    """``log_mel`` float32 ``[B, T, n_mels]``; in output frames, ``lengths`` int32 ``[B]`` and ``mask`` float32
-    ``[B, T / 4, 1]``; ``labels``: per head, the units of each clip."""
+    """``log_mel`` float32 ``[B, T, n_mels]``, and ``unmasked``, the same before parts of it were masked; in output
+    frames, ``lengths`` int32 ``[B]`` and ``mask`` float32 ``[B, T / 4, 1]``; ``labels``: per head, the units of each
+    clip."""
 
     log_mel: Floats
+    unmasked: Floats
     lengths: Ints
     mask: Floats
     labels: Labels
@@ -203,8 +205,9 @@ def assemble(
             frames = RunningNormaliser(statistics)(frames)
         else:
             frames = normalise_utterance(frames, statistics)
-        pieces.append(spec_augment(frames, augment, rng, moves))
-    return collate(pieces, {head: [units[clip] for clip, _ in clips] for head, units in labels.items()})
+        pieces.append(move_frames(frames, augment, moves))
+    masked = [mask_frames(piece, augment, rng) for piece in pieces]
+    return collate(masked, {head: [units[clip] for clip, _ in clips] for head, units in labels.items()}, pieces)
 
 
 def _part(frames: Floats, count: int, seed: list[int]) -> Floats:
@@ -213,16 +216,24 @@ def _part(frames: Floats, count: int, seed: list[int]) -> Floats:
     return frames[start : start + count]
 
 
-def collate(pieces: list[Floats], labels: Labels) -> Batch:
-    """Pad normalised log-mel to a common length (a multiple of `PAD_TO` frames) with zeros."""
+def collate(pieces: list[Floats], labels: Labels, unmasked: list[Floats] | None = None) -> Batch:
+    """Pad normalised log-mel to a common length (a multiple of `PAD_TO` frames) with zeros.
+
+    ``unmasked``: the pieces without masks, where they have any.
+    """
     longest = max(len(piece) for piece in pieces)
     padded = -(-longest // PAD_TO) * PAD_TO
-    log_mel = np.zeros((len(pieces), padded, pieces[0].shape[1]), dtype=np.float32)
-    for row, piece in zip(log_mel, pieces, strict=True):
-        row[: len(piece)] = piece
+
+    def joined(pieces: list[Floats]) -> Floats:
+        rows = np.zeros((len(pieces), padded, pieces[0].shape[1]), dtype=np.float32)
+        for row, piece in zip(rows, pieces, strict=True):
+            row[: len(piece)] = piece
+        return rows
+
+    log_mel = joined(pieces)
     lengths = np.array([-(-len(piece) // STRIDE) for piece in pieces], dtype=np.int32)
     mask = (np.arange(padded // STRIDE)[None, :] < lengths[:, None]).astype(np.float32)[:, :, None]
-    return Batch(log_mel, lengths, mask, labels)
+    return Batch(log_mel, log_mel if unmasked is None else joined(unmasked), lengths, mask, labels)
 
 
 def ahead(produce: Callable[[], Iterator[Any]], depth: int = 6) -> Generator[Any]:

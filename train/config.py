@@ -60,6 +60,14 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class TeacherConfig:
+    """Finished runs, whose outputs are learned beside the labels (`train.teacher`)."""
+
+    runs: tuple[str, ...] = ()  # their folders; of several, the mean of what they say
+    weight: float = 1.0  # of the divergence from them, where the labels' loss counts 1
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training run. ``language`` is a name, or the path of a file (`edge_stt.language`).
 
@@ -78,6 +86,7 @@ class TrainConfig:
     batches: BatchConfig = field(default_factory=BatchConfig)
     spec_augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     model: Any = field(default_factory=ConvConfig)  # the config of an architecture: `models.base.config_class`
 
     def __post_init__(self) -> None:
@@ -97,6 +106,8 @@ class TrainConfig:
             raise DataError(
                 f"config: batches.consistency_weight must be at least 0, not {self.batches.consistency_weight}"
             )
+        if self.teacher.weight < 0:
+            raise DataError(f"config: teacher.weight must be at least 0, not {self.teacher.weight}")
         if self.patience < 0:
             raise DataError(f"config: patience must be at least 0, not {self.patience}")
         if self.optimizer.name not in ("adamw", "muon"):
@@ -135,6 +146,8 @@ def _checked(key: str, value: Any, default: Any, where: str) -> Any:
         return from_dict(chosen, value, f"{where}.{key}")
     if isinstance(default, tuple) and isinstance(value, list):
         return tuple(value)
+    if isinstance(default, tuple) and key == "runs" and isinstance(value, str):
+        return (value,)
     if isinstance(default, float) and type(value) is int:
         return float(value)
     if default is not None and type(value) is not type(default):

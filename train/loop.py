@@ -33,6 +33,7 @@ from .config import TrainConfig
 from .models.base import build_network
 from .prepare import PreparedSet
 from .steps import make_steps
+from .teacher import Teachers
 
 console = Console(stderr=True)
 
@@ -100,14 +101,25 @@ def _log_softmax(logits: Any) -> Floats:
 class Trainer:
     """Trains one model in one run directory."""
 
-    def __init__(self, config: TrainConfig, units: Mapping[str, UnitSet], run: Path, chief: bool = True) -> None:
-        """``chief``: of several workers, which all do the same, the one that writes and speaks."""
+    def __init__(
+        self,
+        config: TrainConfig,
+        units: Mapping[str, UnitSet],
+        run: Path,
+        chief: bool = True,
+        statistics: FeatureStatistics | None = None,
+    ) -> None:
+        """``chief``: of several workers, which all do the same, the one that writes and speaks. ``statistics``: of the
+        training set, where the config names teachers."""
         keras.utils.set_random_seed(config.seed)
         if config.mixed_bfloat16:
             keras.mixed_precision.set_global_policy("mixed_bfloat16")
         self.config, self.units, self.run = config, dict(units), run
         self.network = build_network(config.model, {name: len(u) for name, u in self.units.items()})
-        self.steps = make_steps(config, self.network)
+        teachers = None
+        if config.teacher.runs and statistics is not None:
+            teachers = Teachers(config.teacher.runs, self.units, statistics, self.network.stride)
+        self.steps = make_steps(config, self.network, teachers)
         self.step = 0
         self.best = float("inf")
         self.stale = 0  # scorings since the best

@@ -2,7 +2,7 @@
 
 K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024); step sizes matched to AdamW's as in
 J. Liu et al., "Muon is scalable for LLM training" (arXiv:2502.16982, 2025). Keras' own does so for matrices; here a
-kernel ``[width, in, out]`` is taken as the matrix ``[width * in, out]``, and the iteration runs on its Gram matrix,
+kernel ``[…, in, out]`` is taken as the matrix ``[… * in, out]``, and the iteration runs on its Gram matrix,
 which for kernels five wide is a fifth of the size: half the work.
 """
 
@@ -43,7 +43,7 @@ class ConvMuon(keras.optimizers.Muon):  # type: ignore[misc]
     """Keras' Muon, for kernels of convolutions too. Heads, biases and scales move by AdamW."""
 
     def _should_use_adamw(self, variable: Any) -> bool:
-        return len(variable.shape) not in (2, 3) or any(name in variable.path for name in self.exclude_layers)
+        return len(variable.shape) not in (2, 3, 4) or any(name in variable.path for name in self.exclude_layers)
 
     def _muon_update_step(self, gradient: Any, variable: Any, lr: Any, m: Any) -> None:
         self.assign_add(m, (1.0 - self.momentum) * (gradient - m))

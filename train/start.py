@@ -78,7 +78,7 @@ def start_run(
         train_set, batches = prepared, Batches(prepared, *settings)
     refuse_another_run(run, config, language, train_set, hashes)
     with scope:
-        trainer = Trainer(config, language.units, run, chief=worker == 0)
+        trainer = Trainer(config, language.units, run, worker == 0, train_set.statistics)
     if trainer.restore():
         console.print(f"resumed at step {trainer.step}")
     elif init:

@@ -18,6 +18,7 @@ from .batches import Batch
 from .config import OptimizerConfig, TrainConfig
 from .models.base import CTCModel
 from .muon import ConvMuon
+from .teacher import Teachers
 
 Arrays = dict[str, Any]
 
@@ -119,15 +120,15 @@ def disagreement(logits: Any, mask: Any) -> Any:
     return ops.sum(ops.exp(others) * (others - log_probs) * ops.cast(mask, log_probs.dtype))
 
 
-def make_steps(config: TrainConfig, network: CTCModel) -> Steps:
+def make_steps(config: TrainConfig, network: CTCModel, teachers: Teachers | None = None) -> Steps:
     """The steps of the backend that Keras runs on; raises `DataError` for one that is not supported."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         from .steps_tensorflow import TensorFlowSteps
 
-        return TensorFlowSteps(config, network)
+        return TensorFlowSteps(config, network, teachers)
     if backend == "jax":
         from .steps_jax import JaxSteps
 
-        return JaxSteps(config, network)
+        return JaxSteps(config, network, teachers)
     raise DataError(f"training runs on Keras' backends tensorflow and jax, not {backend!r}: set KERAS_BACKEND")

@@ -22,6 +22,7 @@ from .config import TrainConfig
 from .models.base import CTCModel
 from .models.conv import STRIDE
 from .steps import Arrays, counted, disagreement, make_optimizer
+from .teacher import Teachers, divergence
 
 LENGTHS = (128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1536, 2048, 2560, 3072, 4096)  # log-mel frames of a batch
 
@@ -29,8 +30,8 @@ LENGTHS = (128, 192, 256, 384, 512, 640, 768, 1024, 1280, 1536, 2048, 2560, 3072
 class JaxSteps:
     """See `steps.Steps`."""
 
-    def __init__(self, config: TrainConfig, network: CTCModel) -> None:
-        self.config = config
+    def __init__(self, config: TrainConfig, network: CTCModel, teachers: Teachers | None = None) -> None:
+        self.config, self.teachers = config, teachers
         self.model = network.training_model(masked_statistics=True)  # there is more padding here
         self.optimizer = make_optimizer(config.optimizer, config.steps, self.model.trainable_variables)
         self._take_from_model()
@@ -51,10 +52,11 @@ class JaxSteps:
         return {**{head: float(x) for head, x in losses.items()}, "norm": float(norm)}
 
     def _compute(
-        self, state: Any, log_mel: Any, mask: Any, lengths: Any, labels: dict[str, tuple[Any, Any]]
+        self, state: Any, log_mel: Any, unmasked: Any, mask: Any, lengths: Any, labels: dict[str, tuple[Any, Any]]
     ) -> tuple[Any, dict[str, Any], Any]:
         trainable, fixed, moments, average = state
         opt, weights = self.config.optimizer, self.config.head_weights
+        taught = self.teachers.probabilities(unmasked, mask) if self.teachers else {}
 
         def loss(trainable: Any) -> tuple[Any, Any]:
             logits, after = self.model.stateless_call(trainable, fixed, [log_mel, mask], training=True)
@@ -69,6 +71,11 @@ class JaxSteps:
                     weights.get(head, 1.0) * disagreement(logits[head], mask) / units[head] for head in labels
                 )
                 total += self.config.batches.consistency_weight * losses["disagreement"]
+            if taught:
+                losses["divergence"] = sum(
+                    weights.get(h, 1.0) * divergence(p, logits[h], mask) / units[h] for h, p in taught.items()
+                )
+                total += self.config.teacher.weight * losses["divergence"]
             return total, (losses, after)
 
         (_, (losses, after)), gradients = jax.value_and_grad(loss, has_aux=True)(trainable)
@@ -135,8 +142,8 @@ def _padded_length(frames: int) -> int:
     return next((length for length in LENGTHS if length >= frames), -(-frames // 1024) * 1024)
 
 
-def pad_batch(batch: Batch, seconds: float) -> tuple[Any, Any, Any, dict[str, tuple[Any, Any]]]:
-    """Log-mel, mask, lengths, and per head labels ``[B, L]`` with their counts, in one of few shapes.
+def pad_batch(batch: Batch, seconds: float) -> tuple[Any, Any, Any, Any, dict[str, tuple[Any, Any]]]:
+    """Log-mel with and without masks, mask, lengths, and per head labels ``[B, L]`` with counts, in one of few shapes.
 
     ``seconds``: audio in a full batch. Rows that fill up have length 0 and no labels.
     """
@@ -144,7 +151,9 @@ def pad_batch(batch: Batch, seconds: float) -> tuple[Any, Any, Any, dict[str, tu
     length = _padded_length(frames)
     full = max(1, int(seconds * 100 / length))
     height = next(size for size in (full, full * 5 // 4 + 1, 1 << max(0, rows - 1).bit_length()) if size >= rows)
-    log_mel = np.pad(batch.log_mel, ((0, height - rows), (0, length - frames), (0, 0)))
+    log_mel, unmasked = (
+        np.pad(x, ((0, height - rows), (0, length - frames), (0, 0))) for x in (batch.log_mel, batch.unmasked)
+    )
     mask = np.pad(batch.mask, ((0, height - rows), (0, (length - frames) // STRIDE), (0, 0)))
     lengths = np.pad(batch.lengths, (0, height - rows))
     labels = {}
@@ -156,4 +165,4 @@ def pad_batch(batch: Batch, seconds: float) -> tuple[Any, Any, Any, dict[str, tu
             row[: len(sequence)] = sequence
         counts = np.array([len(x) for x in units] + [0] * (height - rows), np.int32)
         labels[head] = targets, counts
-    return log_mel, mask, lengths, labels
+    return log_mel, unmasked, mask, lengths, labels

@@ -20,13 +20,14 @@ from .checkpoint import restore_weights, weights_of
 from .config import TrainConfig
 from .models.base import CTCModel
 from .steps import Arrays, counted, disagreement, make_optimizer
+from .teacher import Teachers, divergence
 
 
 class TensorFlowSteps:
     """See `steps.Steps`."""
 
-    def __init__(self, config: TrainConfig, network: CTCModel) -> None:
-        self.config = config
+    def __init__(self, config: TrainConfig, network: CTCModel, teachers: Teachers | None = None) -> None:
+        self.config, self.teachers = config, teachers
         self.strategy = tf.distribute.get_strategy()  # that of the scope in which this is made
         self.model = network.training_model(config.batches.masked_statistics)
         self.optimizer = make_optimizer(config.optimizer, config.steps, self.model.trainable_variables)
@@ -34,21 +35,21 @@ class TensorFlowSteps:
         # One graph for all shapes: workers that made theirs at different steps would not understand one another.
         labels = {head: tf.SparseTensorSpec([None, None], tf.int32) for head in network.heads}
         frames = tf.TensorSpec([None, None, self.model.inputs[0].shape[-1]], tf.float32)
-        shapes = [frames, tf.TensorSpec([None, None, 1], tf.float32), tf.TensorSpec([None], tf.int32), labels]
+        shapes = [frames, frames, tf.TensorSpec([None, None, 1], tf.float32), tf.TensorSpec([None], tf.int32), labels]
         self._train = tf.function(self._compute, input_signature=shapes)
         self._forward = tf.function(lambda x, m: self.model([x, m], training=False), reduce_retracing=True)
 
     def train(self, batch: Batch) -> dict[str, float]:
         """One step."""
         labels = {head: _sparse(units) for head, units in batch.labels.items()}
-        losses, norm = self._train(batch.log_mel, batch.mask, batch.lengths, labels)
+        losses, norm = self._train(batch.log_mel, batch.unmasked, batch.mask, batch.lengths, labels)
         if self.strategy.num_replicas_in_sync > 1:
             norm = self.strategy.experimental_local_results(norm)[0]
             losses = {head: self.strategy.experimental_local_results(x)[0] for head, x in losses.items()}
         return {**{head: float(x) for head, x in losses.items()}, "norm": float(norm)}
 
     def gradients(
-        self, log_mel: Any, mask: Any, lengths: Any, labels: dict[str, tf.SparseTensor]
+        self, log_mel: Any, unmasked: Any, mask: Any, lengths: Any, labels: dict[str, tf.SparseTensor]
     ) -> tuple[dict[str, Any], list[Any]]:
         """Losses of each head, and the gradient of their weighted sum, over all workers.
 
@@ -58,6 +59,7 @@ class TensorFlowSteps:
         frames = self._sum(tf.cast(tf.reduce_sum(lengths), tf.float32))
         units = {head: self._sum(tf.cast(tf.size(sparse.values), tf.float32)) for head, sparse in labels.items()}
         counts = {head: counted(count, frames) for head, count in units.items()}
+        taught = self.teachers.probabilities(unmasked, mask) if self.teachers else {}
         with tf.GradientTape() as tape:
             logits = self.model([log_mel, mask], training=True)
             losses = {}
@@ -69,6 +71,10 @@ class TensorFlowSteps:
                 apart = [weights.get(head, 1.0) * disagreement(logits[head], mask) / counts[head] for head in labels]
                 losses["disagreement"] = tf.add_n(apart)
                 total += self.config.batches.consistency_weight * losses["disagreement"]
+            if taught:
+                apart = [weights.get(h, 1.0) * divergence(p, logits[h], mask) / counts[h] for h, p in taught.items()]
+                losses["divergence"] = tf.add_n(apart)
+                total += self.config.teacher.weight * losses["divergence"]
         gradients = tape.gradient(total, self.model.trainable_variables)
         return {head: self._sum(loss) for head, loss in losses.items()}, self._sum(gradients)
 
@@ -78,18 +84,18 @@ class TensorFlowSteps:
             return values
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
 
-    def _compute(self, log_mel: Any, mask: Any, lengths: Any, labels: Any) -> tuple[Any, Any]:
-        batch = log_mel, mask, lengths, labels
+    def _compute(self, log_mel: Any, unmasked: Any, mask: Any, lengths: Any, labels: Any) -> tuple[Any, Any]:
+        batch = log_mel, unmasked, mask, lengths, labels
         if self.strategy.num_replicas_in_sync == 1:
             return self._compute_here(*batch)
         result: tuple[Any, Any] = self.strategy.run(self._compute_here, args=batch)
         return result
 
     def _compute_here(
-        self, log_mel: Any, mask: Any, lengths: Any, labels: dict[str, tf.SparseTensor]
+        self, log_mel: Any, unmasked: Any, mask: Any, lengths: Any, labels: dict[str, tf.SparseTensor]
     ) -> tuple[Any, Any]:
         opt = self.config.optimizer
-        losses, gradients = self.gradients(log_mel, mask, lengths, labels)
+        losses, gradients = self.gradients(log_mel, unmasked, mask, lengths, labels)
         norm = tf.linalg.global_norm(gradients)
         finite = tf.math.is_finite(norm)
         # A batch whose gradient is not finite changes nothing: one bad label must not end the run.

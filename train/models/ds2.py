@@ -6,8 +6,8 @@ needs the whole utterance, and unidirectional with a lookahead ("row") convoluti
 (section 3.6 of the paper), which streams: ``bidirectional = false``.
 
 Departures from the paper: directions are summed as there, but activations are not clipped at 20 (batch normalisation
-bounds them well below), and normalisation stands before a recurrent layer as a whole instead of inside of it, so that
-the layer stays a plain GRU that TFLite can run.
+bounds them well below), and normalisation stands before a recurrent layer as a whole instead of inside of it. What a
+layer makes of its inputs is computed for all frames at once, so that only the recurrent product is left to the loop.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from edge_stt.errors import DataError
@@ -57,6 +58,40 @@ class DS2Config:
             raise DataError(f"config: model.dropout must be in 0..1, not {self.dropout}")
 
 
+@keras.saving.register_keras_serializable("edge_stt")
+class RecurrentCell(layers.Layer):  # type: ignore[misc]
+    """What is left of a gated recurrent unit when its inputs were multiplied before, for all steps at once.
+
+    Takes these products ``[B, 3 * units]`` (update gate, reset gate, candidate) and the state ``[B, units]``; the reset
+    gate works behind the recurrent product, as in cuDNN and in Keras' ``reset_after``.
+    """
+
+    def __init__(self, units: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.units = self.state_size = self.output_size = units
+
+    def build(self, shape: Any) -> None:
+        """Make the weights."""
+        self.kernel = self.add_weight((self.units, 3 * self.units), initializer="orthogonal", name="kernel")
+        self.bias = self.add_weight((3 * self.units,), initializer="zeros", name="bias")
+
+    def call(self, products: Any, states: Any) -> tuple[Any, list[Any]]:
+        """One step: the output, which is the new state."""
+        (hidden,) = states
+        update, reset, candidate = ops.split(products, 3, axis=-1)
+        again = ops.split(ops.matmul(hidden, self.kernel) + self.bias, 3, axis=-1)
+        update, reset = ops.sigmoid(update + again[0]), ops.sigmoid(reset + again[1])
+        hidden = update * hidden + (1.0 - update) * ops.tanh(candidate + reset * again[2])
+        return hidden, [hidden]
+
+    def get_config(self) -> dict[str, Any]:
+        """For Keras' own files."""
+        return {**super().get_config(), "units": self.units}
+
+
+KEEP = 30.0  # added to an update gate, leaves the state as it is: sigmoid(30) is 1
+
+
 class DS2CTC:
     """Layers shared by three graphs: training, offline and stream. Shapes as `base.CTCModel` says."""
 
@@ -76,10 +111,15 @@ class DS2CTC:
         self.conv_norms = [batch_norm(f"conv_{i}_norm") for i in (1, 2)]
         self.flatten = layers.Reshape((-1, c.n_mels // 4 * c.conv_channels[1]))  # [B, T, F, C] to [B, T, F * C]
         self.norms = [batch_norm(f"gru_{i}_norm") for i in range(1, c.recurrent_layers + 1)]
-        self.forward = [self._gru(f"gru_{i}_forward", False) for i in range(1, c.recurrent_layers + 1)]
-        self.backward = (
-            [self._gru(f"gru_{i}_backward", True) for i in range(1, c.recurrent_layers + 1)] if c.bidirectional else []
-        )
+        directions = ("forward", "backward") if c.bidirectional else ("forward",)
+        self.products = [
+            {way: layers.Dense(3 * c.recurrent_units, use_bias=False, name=f"gru_{i}_{way}_in") for way in directions}
+            for i in range(1, c.recurrent_layers + 1)
+        ]
+        self.loops = [
+            {way: self._loop(f"gru_{i}_{way}", way == "backward") for way in directions}
+            for i in range(1, c.recurrent_layers + 1)
+        ]
         self.dropouts = [layers.SpatialDropout1D(c.dropout) for _ in range(c.recurrent_layers)]
         self.row_conv = (
             None if c.bidirectional else layers.DepthwiseConv1D(c.lookahead + 1, use_bias=False, name="lookahead_conv")
@@ -88,8 +128,8 @@ class DS2CTC:
             name: layers.Dense(units, dtype="float32", name=f"head_{name}") for name, units in heads.items()
         }
 
-    def _gru(self, name: str, backwards: bool) -> layers.RNN:
-        cell = layers.GRUCell(self.config.recurrent_units, name=f"{name}_cell")
+    def _loop(self, name: str, backwards: bool) -> layers.RNN:
+        cell = RecurrentCell(self.config.recurrent_units, name=f"{name}_cell")
         return layers.RNN(cell, return_sequences=True, go_backwards=backwards, name=name)
 
     # ---- offline and training ----------------------------------------------------------------------------------------
@@ -111,12 +151,18 @@ class DS2CTC:
         x = self._convolve(0, x, None if mask is None else ops.repeat(mask, 2, axis=1))
         x = self.flatten(self._convolve(1, x, mask))
         steps = None if mask is None else ops.cast(mask[:, :, 0], "bool")
+        units = self.config.recurrent_units
+        keep = None if mask is None else (1.0 - mask) * np.repeat(np.array([KEEP, 0.0, 0.0], np.float32), units)
         for i, norm in enumerate(self.norms):
             x = norm(x) if steps is None else norm(x, mask=steps)
-            y = self.forward[i](x, mask=steps)
-            if self.backward:
-                y = y + ops.flip(self.backward[i](x, mask=steps), axis=1)
-            x = self.dropouts[i](y)
+            ways = []
+            for way, loop in self.loops[i].items():
+                products = self.products[i][way](x)
+                if keep is not None:  # backwards, what is padding comes first, and must not be heard
+                    products = products + ops.cast(keep, products.dtype)
+                y = loop(products)
+                ways.append(ops.flip(y, axis=1) if way == "backward" else y)
+            x = self.dropouts[i](sum(ways[1:], start=ways[0]))
             if mask is not None:
                 x = x * ops.cast(mask, x.dtype)
         if self.row_conv is not None:
@@ -178,9 +224,9 @@ class DS2CTC:
             x = ops.relu(self.conv_norms[i](self.convs[i](padded)))
         x = self.flatten(x)
         for i, norm in enumerate(self.norms):
-            x, hidden, steps = norm(x), states[names[i + 2]], []
+            x, hidden, steps = self.products[i]["forward"](norm(x)), states[names[i + 2]], []
             for step in range(count):  # unrolled: a chunk is a few steps, and TFLite's loops are slow
-                output, (hidden,) = self.forward[i].cell(x[:, step], [hidden])
+                output, (hidden,) = self.loops[i]["forward"].cell(x[:, step], [hidden])
                 steps.append(output)
             following[names[i + 2]] = hidden
             x = ops.stack(steps, axis=1)
