@@ -1,15 +1,19 @@
-"""English number words for ranges in grammars: how a number is said, and which number was said."""
+"""English number words: how a number is said, as a count and as a rank, and which number of a grammar was said."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-LARGEST = 999_999
+LARGEST = 999_999  # in grammars
 
 _DIGITS = "zero one two three four five six seven eight nine"
 _TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
 _SMALL = [*_DIGITS.split(), *_TEENS.split()]
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_SCALES = ("", "thousand", "million", "billion", "trillion")
+_RANKS = {"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth"}
+_RANKS |= {"twelve": "twelfth"} | {word: f"{word[:-1]}ieth" for word in _TENS}
+MAX_DIGITS = 3 * len(_SCALES)  # of a number that is said as one
 _VALUES = {word: i for i, word in enumerate(_SMALL)} | {word: 10 * i for i, word in enumerate(_TENS, 2)} | {"a": 1}
 
 
@@ -30,6 +34,24 @@ def spell(number: int, and_word: bool = False) -> list[str]:
     if rest or not words:
         words.append(_SMALL[rest])
     return words
+
+
+def cardinal(digits: str) -> str:
+    """Digits in words: ``"105"`` is *one hundred five*. More than `MAX_DIGITS` are no quantity: one after another."""
+    if len(digits) > MAX_DIGITS:
+        return " ".join(map(cardinal, digits))
+    number = int(digits)
+    words = [] if number else ["zero"]
+    for power in reversed(range(len(_SCALES))):
+        if part := number // 1000**power % 1000:
+            words += [*spell(part), _SCALES[power]]
+    return " ".join(filter(None, words))
+
+
+def ordinal(digits: str) -> str:
+    """Digits as a rank: ``"105"`` is *one hundred fifth*."""
+    before, space, last = cardinal(digits).rpartition(" ")
+    return before + space + _RANKS.get(last, f"{last}th")
 
 
 def ways_to_say(number: int) -> list[list[str]]:

@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
-from .errors import DataError, RuntimeMissingError
+from .errors import DataError
+from .number_words import MAX_DIGITS, cardinal, ordinal
 
 _COUNT = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"  # "1,234" is one number, "12,13" are two
 _AMOUNT = rf"(?:(?:{_COUNT}\s+)?\d+⁄\d+|{_COUNT}(?:\.\d+)?)"
@@ -25,59 +26,35 @@ _YEAR = re.compile(r"(?<![\d.⁄])(1[1-9]\d\d|20[1-9]\d)(?![\d⁄]|\.\d|\s+\d+�
 _NUMBER = re.compile(_AMOUNT)
 _FRACTION = re.compile(r"[¼-¾⅐-⅞↉]|⅟\d+")  # single characters, which NFKD turns into digits around a "⁄"
 _PARTS = {"2": ("half", "halves"), "4": ("quarter", "quarters")}  # the others are ordinals
-MAX_DIGITS = 15  # of a number that is said as one; longer ones are no quantities, and inflect knows words up to 36
 _SPACES = re.compile(r"\s+")
 _SEPARATORS = '-–—_/⁄\\.,;:!?()[]{}"*|~<>…'
 NUMBERS = ("", "english")  # whose rules spell digits; "" for none
 UNKNOWN = ("drop", "report")
 
 
-@lru_cache(maxsize=1)
-def _engine() -> Any:
-    try:
-        import inflect
-    except ImportError as error:
-        raise RuntimeMissingError(
-            "digits in the text need the package 'inflect': pip install 'edge-stt[bench]', or write numbers as words"
-        ) from error
-    return inflect.engine()
-
-
-def _cardinal(digits: str) -> str:
-    if len(digits) > MAX_DIGITS:
-        return " ".join(map(_cardinal, digits))
-    return str(_engine().number_to_words(digits, andword=""))
-
-
-def _ordinal(digits: str) -> str:
-    if len(digits) > MAX_DIGITS:
-        return " ".join([*map(_cardinal, digits[:-1]), _ordinal(digits[-1])])
-    return str(_engine().number_to_words(_engine().ordinal(digits), andword=""))
-
-
 def _fraction(numerator: str, denominator: str, mixed: bool) -> str:
     """``3⁄4`` in words; ``mixed`` after a whole number."""
     glue = "and " if mixed else ""
     if len(denominator) > MAX_DIGITS or int(denominator) < 2:
-        return f"{glue}{_cardinal(numerator)} over {_cardinal(denominator)}"
-    one, many = _PARTS.get(denominator, (_ordinal(denominator), f"{_ordinal(denominator)}s"))
+        return f"{glue}{cardinal(numerator)} over {cardinal(denominator)}"
+    one, many = _PARTS.get(denominator, (ordinal(denominator), f"{ordinal(denominator)}s"))
     if numerator == "1":
         return f"{glue}{'a' if mixed and denominator in _PARTS else 'one'} {one}"
-    return f"{glue}{_cardinal(numerator)} {many}"
+    return f"{glue}{cardinal(numerator)} {many}"
 
 
 def _words(amount: str) -> str:
     """What `_AMOUNT` matches, in words between spaces."""
     *counts, last = amount.replace(",", "").split()
-    parts = [_cardinal(count) for count in counts]
+    parts = [cardinal(count) for count in counts]
     if "⁄" in last:
         numerator, _, denominator = last.partition("⁄")
         parts.append(_fraction(numerator, denominator, bool(counts)))
     else:
         whole, _, decimals = last.partition(".")
-        parts.append(_cardinal(whole))
+        parts.append(cardinal(whole))
         if decimals:
-            parts += ["point", *map(_cardinal, decimals)]
+            parts += ["point", *map(cardinal, decimals)]
     return f" {' '.join(parts)} "
 
 
@@ -163,10 +140,7 @@ class Normaliser:
         return {**asdict(self), "currencies": {sign: list(words) for sign, words in self.currencies.items()}}
 
     def __call__(self, text: str) -> str:
-        """Written text to words: ``"Mr. O’Neil paid £5"`` → ``"mister o'neil paid five pounds"``.
-
-        Raises `RuntimeMissingError` when there are digits to spell and the package that does it is not installed.
-        """
+        """Written text to words: ``"Mr. O’Neil paid £5"`` → ``"mister o'neil paid five pounds"``."""
         text = self._foreign.sub("", _SPACES.sub(" ", self._spelled(text)))
         words = (word.strip("'") for word in text.split())
         return " ".join(self.variants.get(word, word) for word in words if word)
@@ -204,7 +178,7 @@ class Normaliser:
 
     def _spell_numbers(self, text: str) -> str:
         text = self._money_sign.sub(self._money, text)
-        text = _ORDINAL.sub(lambda m: f" {_ordinal(m[1].replace(',', ''))} ", text)
+        text = _ORDINAL.sub(lambda m: f" {ordinal(m[1].replace(',', ''))} ", text)
         text = _YEAR.sub(_year, text)
         return _NUMBER.sub(lambda m: _words(m[0]), text)
 

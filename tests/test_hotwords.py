@@ -183,8 +183,8 @@ def test_phrases_are_favoured_as_transcripts_write_them() -> None:
 
 
 def test_digits_are_favoured_as_they_are_said() -> None:
-    pytest.importorskip("inflect", reason="digits need the bench or train extra")
-    assert HotWords([("channel 2", 1.0)]).written(normalise_text).words == ["channel", "two"]
+    for written, said in (("channel 2", "channel two"), ("Route 66", "route sixty six"), ("5th", "fifth")):
+        assert HotWords([(written, 1.0)]).written(normalise_text).words == said.split()
 
 
 @pytest.mark.parametrize("entries", [["a"], ["ab"], [("a",)], [("a", "2")], [(1, 2.0)], [None]])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_stt.errors import DataError
+from edge_stt.number_words import MAX_DIGITS, cardinal, ordinal
 from edge_stt.text import normalise_text
 from edge_stt.units import ARPABET, BLANK, ENGLISH_CHARACTERS, SEPARATOR, UnitSet
 
@@ -43,23 +47,33 @@ from edge_stt.units import ARPABET, BLANK, ENGLISH_CHARACTERS, SEPARATOR, UnitSe
     ],
 )
 def test_written_to_spoken(written: str, spoken: str) -> None:
-    pytest.importorskip("inflect", reason="digits need the bench or train extra")
     assert normalise_text(written) == spoken
 
 
 @pytest.mark.parametrize("text", ["{}", "{}.5", "${}", "{}th", "1⁄{}", "{}½", "{}," + "{}"])
 @pytest.mark.parametrize("length", [16, 40, 500])
 def test_numbers_too_long_to_say_are_said_digit_by_digit(text: str, length: int) -> None:
-    pytest.importorskip("inflect", reason="digits need the bench or train extra")
     spoken = normalise_text(text.replace("{}", "7" * length)).split()
     assert spoken.count("seven") in (length, length - 1, 2 * length)  # the last may be "seventh"
     assert "trillion" in normalise_text("7" * 15)
 
 
+def test_numbers_are_those_of_inflect() -> None:
+    engine = pytest.importorskip("inflect", reason="a second opinion, of the dev extra").engine()
+
+    def words(said: str) -> str:
+        return " ".join(re.split(r"[,\s-]+", said))
+
+    drawn = random.Random(1)
+    numbers = [*range(1_200), *(drawn.randrange(10 ** drawn.randint(4, MAX_DIGITS)) for _ in range(500))]
+    for digits in [*map(str, numbers), "00", "007", "000000000001000", "٣"]:
+        assert cardinal(digits) == words(engine.number_to_words(digits, andword=""))
+        assert ordinal(digits) == words(engine.number_to_words(engine.ordinal(digits), andword=""))
+
+
 @settings(deadline=None)  # a busy machine is not an error
 @given(st.text(alphabet="0123456789,. \u20441½¾⅟$thsnd٣x"))
 def test_no_number_is_too_odd(text: str) -> None:
-    pytest.importorskip("inflect", reason="digits need the bench or train extra")
     out = normalise_text(text)
     assert set(out) <= set("abcdefghijklmnopqrstuvwxyz' ")
     assert normalise_text(out) == out

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import gc
 import logging
-import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,6 @@ from ..endpointing import PRESETS
 from ..errors import DecodingError, RuntimeMissingError
 from ..features import Floats
 from ..hotwords import HotWords
-from ..number_words import LARGEST, spell
 from ..recogniser import Transcriber
 from ..streaming import Final, Partial, StreamingTranscriber
 from ..text import Normaliser
@@ -242,18 +239,7 @@ def favoured_phrases(
     phrases: dict[str, float] = {}
     for texts, weight in ((names, config.names_weight), (terms, config.terms_weight)):
         for text in texts if weight else ():
-            phrase = _as_said(text[: 2 * MAX_LETTERS], normaliser)
+            phrase = normaliser(text[: 2 * MAX_LETTERS])  # "Lamp 2" is *lamp two*
             if 0 < len(phrase) <= MAX_LETTERS and len(phrases) < MAX_PHRASES:
                 phrases.setdefault(phrase, weight)
     return phrases
-
-
-def _as_said(phrase: str, normaliser: Normaliser) -> str:
-    """The language's letters only, English numbers as words: ``Lamp 2`` is *lamp two*."""
-
-    def words(number: re.Match[str]) -> str:
-        value = int(number[0])
-        return f" {' '.join(spell(value))} " if normaliser.numbers == "english" and value <= LARGEST else " "
-
-    # Numbers first: the normaliser's own way with them needs inflect, which a device has not got.
-    return normaliser(re.sub(r"\d+", words, unicodedata.normalize("NFKC", phrase)))
