@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from .audio import SAMPLE_RATE, stream_audio
 from .byte_streams import printable_path, readable_path
-from .decoders import choose
+from .decoders import check_decoder, choose
 from .errors import DecodingError, EdgeSttError, UsageError
 from .features import Floats
 from .files import write_atomically
@@ -31,6 +31,7 @@ from .interrupts import Interrupted, Interrupts
 from .outputs import WRITERS
 from .package import ModelPackage
 from .recogniser import Segment, Transcriber, Transcript, default_model
+from .text import Normaliser
 
 BLOCK_SECONDS = 10.0  # audio between two looks at whether to stop
 PATIENCE = 5.0  # seconds that a worker has to stop
@@ -53,28 +54,50 @@ class LoadOptions:
 
     def load(self) -> Transcriber:
         """The transcriber; raises `EdgeSttError` for what is not there or cannot be."""
+        self._check()
         package = ModelPackage.load(self.model or default_model())
         phrases = Grammar.from_file(Path(self.phrases)) if self.phrases else None
-        if phrases is not None and (self.decoder or self.beam_width) is not None:
-            option = "--decoder" if self.decoder is not None else "--beam-width"
-            raise UsageError(f"--phrases has a decoder of its own; leave out {option}")
-        config = choose(package, "phrases" if phrases is not None else self.decoder, self.beam_width)
+        config = choose(package, "phrases" if phrases is not None else self.decoder)
         weights = {"lm_weight": self.lm_weight, "word_insertion_bonus": self.word_insertion_bonus}
         given: dict[str, Any] = {name: value for name, value in weights.items() if value is not None}
         if given and config.decoder != "lexicon":
             option = "--" + next(iter(given)).replace("_", "-")
             raise UsageError(f"{option} weighs a language model, which the decoder {config.decoder} does not use")
-        if self.beam_width is not None and config.decoder == "greedy":
-            raise UsageError("--beam-width is for a search, and the decoder greedy does not search; leave it out")
+        if self.beam_width is not None:
+            if config.decoder == "greedy":
+                raise UsageError("--beam-width is for a search, and the decoder greedy does not search; leave it out")
+            given["beam_width"] = self.beam_width
         try:
             config = replace(config, beam=replace(config.beam, **given))
         except DecodingError as error:
             raise UsageError(str(error)) from error
-        return Transcriber(package, self.threads, decoding=config, hot_words=self._hot_words(), phrases=phrases)
+        if self._favours and config.decoder == "greedy":
+            raise UsageError("the decoder greedy cannot favour hot words; choose beam or lexicon, or leave them out")
+        hot_words = self._hot_words(package.info.normaliser)
+        return Transcriber(package, self.threads, decoding=config, hot_words=hot_words, phrases=phrases)
 
-    def _hot_words(self) -> HotWords | None:
+    def _check(self) -> None:
+        """Raise `UsageError` for what cannot be, whatever the model."""
+        if self.phrases:
+            if (self.decoder or self.beam_width) is not None:
+                option = "--decoder" if self.decoder is not None else "--beam-width"
+                raise UsageError(f"--phrases has a decoder of its own; leave out {option}")
+            if self._favours:
+                raise UsageError("where only --phrases can be said, hot words make nothing likelier; leave one out")
+        elif self.decoder is not None:
+            check_decoder(self.decoder)
+
+    @property
+    def _favours(self) -> bool:
+        return bool(self.hotwords) or self.hotword_file is not None
+
+    def _hot_words(self, normaliser: Normaliser) -> HotWords | None:
         """Those named one by one and those of the file."""
         entries = [(phrase, self.hotword_weight) for phrase in self.hotwords]
+        try:
+            HotWords(entries).written(normaliser)
+        except DecodingError as error:
+            raise UsageError(f"--hotword: {error}") from error
         if self.hotword_file is not None:
             listed = HotWords.from_file(Path(self.hotword_file), self.hotword_weight)
             entries += [(" ".join(words), weight) for words, weight in listed.entries.items()]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .batch import LoadOptions
+from .beam_config import MAX_BEAM_WIDTH
 from .endpointing import PRESETS, EndpointConfig, GateConfig
 from .metrics import MetricsConfig
 from .microphone import MicrophoneConfig
@@ -35,7 +36,7 @@ class RecogniserConfig:
     model: str = setting("", "Model package; without it, the active one.")
     decoder: str = setting("", "greedy, beam or lexicon; without it, the model's own.")
     phrases: str = setting("", "Grammar of phrases: only these are recognised.")
-    beam_width: int | None = setting(None, "Readings followed at once; more are slower.", low=1)
+    beam_width: int | None = setting(None, "Readings followed at once; more are slower.", low=1, high=MAX_BEAM_WIDTH)
     lm_weight: float | None = setting(None, "Weight of the language model.")
     word_insertion_bonus: float | None = setting(None, "Added for each word: more gives more.")
     hotword_file: str = setting("", "File of words to favour: phrase, tab, weight.")

@@ -22,6 +22,7 @@ from .lm import LanguageModel
 from .package import ModelPackage
 from .phrases import PhraseConfig, PhraseDecoder
 from .pronunciation import Pronouncer
+from .settings import nearest
 from .units import SEPARATOR, UnitSet
 
 LEXICON_FILE, LM_FILE, LETTERS_FILE, PRONUNCIATION_FILE = "lexicon.bin", "words.lm", "letters.lm", "pronunciations.bin"
@@ -178,8 +179,12 @@ DECODERS = ("greedy", "beam", "lexicon")  # that are chosen by name; phrases hav
 
 def check_decoder(name: str) -> None:
     """Raise `UnknownDecoderError` for what is none of `DECODERS`."""
+    if name == "phrases":
+        raise UnknownDecoderError("the decoder phrases is not chosen by name: give phrases, or greedy, beam or lexicon")
     if name not in DECODERS:
-        raise UnknownDecoderError(f"unknown decoder {name!r}; choose greedy, beam or lexicon")
+        near = nearest(name, DECODERS)
+        hint = f"did you mean {near[0]!r}?" if near else "choose greedy, beam or lexicon"
+        raise UnknownDecoderError(f"unknown decoder {name!r}; {hint}")
 
 
 def choose(package: ModelPackage, decoder: str | None = None, beam_width: int | None = None) -> DecodingConfig:

@@ -81,6 +81,8 @@ MQTT = ["--mqtt-host", "x", "--mqtt-username", "u", "--mqtt-password-file", "/no
         (["--input", DEMO, "--channels", "2"], 2, "--channels is for raw PCM on standard input"),
         (["--exec", "/no/such/command", "--check-config"], 1, "no command that can be run"),
         (["--lm-weight", "nan"], 2, "--lm-weight must be a number, not nan"),
+        (["--decoder", "phrases", "--check-config"], 2, "the decoder phrases is not chosen by name"),
+        (["--decoder", "greedy", "--hotword-file", __file__, "--check-config"], 2, "cannot favour hot words"),
         (["--fast"], 2, "--fast needs --input FILE"),
         (["--endpoint", "quick"], 2, "--endpoint must be one of"),
         (["--exec", "'unfinished"], 2, "No closing quotation"),

@@ -385,6 +385,8 @@ def test_options_that_cannot_be_are_refused(phrase_file: Path) -> None:
         LoadOptions(phrases=str(phrase_file), beam_width=3).load()
     with pytest.raises(UsageError, match="--lm-weight weighs a language model"):
         LoadOptions(phrases=str(phrase_file), lm_weight=1.0).load()
+    with pytest.raises(UsageError, match="the decoder phrases is not chosen by name"):
+        LoadOptions(decoder="phrases").load()
     bad = phrase_file.with_name("bad.txt")
     bad.write_text("go\nturn (on\n", encoding="utf-8")
     with pytest.raises(DecodingError, match=r"bad\.txt:2:6: '\(' is never closed: '\)' is missing"):

@@ -613,6 +613,8 @@ def test_what_keeps_it_from_beginning(server: Server, folder: Path) -> None:
     assert (code, "Address already in use" in line) == (1, True)
     code, line = failing()
     assert (code, "--wyoming" in line) == (2, True)
+    code, line = failing("--check-config", "--decoder", "gready")
+    assert (code, "did you mean 'greedy'?" in line) == (2, True)
     config = folder / "serve.toml"
     config.write_text("[wyoming]\nlisten = ['tcp://127.0.0.1:0']\nmax_client = 3\n")
     with pytest.raises(UsageError, match=r"did you mean 'wyoming\.max_clients'"):
