@@ -276,6 +276,7 @@ def test_no_process_is_left_behind(manifest: Path) -> None:
         (["--threads", "0"], 2, "--threads"),
         (["--compare", "gone.json"], 1, "gone.json"),
         (["--decoder", "magic", "--repeats", "1"], 2, "unknown decoder 'magic'"),
+        (["--decoder", "lexcon", "--output", "/proc/none"], 2, "did you mean 'lexicon'?"),
     ],
 )
 def test_wrong_calls(arguments: list[str], code: int, text: str) -> None:

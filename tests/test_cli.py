@@ -72,6 +72,9 @@ def test_doctor_names_a_damaged_model(tmp_path: Path) -> None:
     assert "model.tflite is damaged" in done.stdout
 
 
+CALIBRATE = ["decoder", "calibrate", "none", "none.txt", "none.jsonl", "-o", "none"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
@@ -83,6 +86,9 @@ def test_doctor_names_a_damaged_model(tmp_path: Path) -> None:
         (["nonsense"], 2, "nonsense"),
         (["bench", "--decoder", "nonsense"], 2, "unknown decoder 'nonsense'"),
         (["bench", "--threshold", "1"], 2, "--threshold is for --compare"),
+        ([*CALIBRATE, "--noise", "x", "--snr", "20", "5"], 2, "--snr 20 5 is no range; write the lower number first"),
+        ([*CALIBRATE, "--noise", "x", "--snr", "5", "nan"], 2, "--snr 5 nan is no range"),
+        ([*CALIBRATE, "--snr", "5", "20"], 2, "--snr needs --noise"),
     ],
 )
 def test_wrong_calls(arguments: list[str], code: int, text: str) -> None:

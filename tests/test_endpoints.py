@@ -109,8 +109,14 @@ def test_the_command_prints_the_table(tmp_path: Path) -> None:
     head, row = (line.split("  ") for line in done.stdout.splitlines())
     assert [cell.strip() for cell in head if cell.strip()][:2] == ["preset", "noise, min"]
     assert [cell.strip() for cell in row if cell.strip()][:3] == ["default", "0.05", "0.0"]
-    refused = subprocess.run([*command, "--preset", "quick"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (refused.returncode, "unknown preset 'quick'" in refused.stderr) == (2, True)
+    for option, name, said in (
+        ("--preset", "quick", "unknown preset 'quick'"),
+        ("--decoder", "bem", "unknown decoder 'bem'; did you mean 'beam'?"),
+        ("--snr", "nan", "--snr must be between"),
+    ):
+        wrong = [*command[:4], "none.jsonl", "--noise", "none.jsonl", option, name]  # said before anything is read
+        refused = subprocess.run(wrong, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (refused.returncode, said in refused.stderr) == (2, True), refused.stderr
     for snr in ("nan", "inf", "-1000"):
         refused = subprocess.run([*command, "--snr", snr], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert (refused.returncode, "--snr must be between" in refused.stderr) == (2, True)

@@ -428,6 +428,10 @@ def test_command_refuses(text: Path, tmp_path: Path) -> None:
     assert "no folder" in run("build", text, "-o", tmp_path / "no" / "x.lm", fails=UsageError)
     assert "not both" in run("build", text, "-o", out, "--vocabulary", text, "--min-count", 3, fails=UsageError)
     assert "cannot be read" in run("build", text, "-o", out, "--vocabulary", tmp_path, fails=DataError)
+    for command in (["build", text, "-o", out], ["perplexity", text, text]):
+        assert "did you mean 'english'" in run(*command, "--language", "englisch", fails=UsageError)
+        (tmp_path / "bad.toml").write_text("name =")
+        assert "cannot read the language" in run(*command, "--language", tmp_path / "bad.toml", fails=DataError)
     assert "no language model" in run("info", tmp_path / "none", fails=EdgeSttError)
     assert "no words" in run("perplexity", _built(text, out), "/dev/null", fails=DataError)
 

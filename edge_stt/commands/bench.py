@@ -69,9 +69,9 @@ def bench(
 
     if threshold and compare is None:
         raise UsageError("--threshold is for --compare, which names the earlier run")
+    variants, notes = choose_variants(model, decoder, threads, mode, engine)
     _check_outputs(output, errors)
     old = read_run(compare) if compare else None
-    variants, notes = choose_variants(model, decoder, threads, mode, engine)
     sets = load_sets(manifests, limit, common_normaliser(model)) if manifests else [demo_set()]
     if old is not None:
         check_comparable(old, sets, variants)

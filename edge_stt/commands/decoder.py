@@ -10,6 +10,7 @@ import typer
 
 from ..audio import read_audio
 from ..beam import BeamDecoder
+from ..beam_config import MAX_BEAM_WIDTH
 from ..benchmark import TestSet, load_set, load_sets
 from ..confidence import Judged, fit_line, mend, mended, oracle_errors, reliability_svg
 from ..decoder_study import boosting, hot_table, listen, rare_words, table, with_words, without_words
@@ -27,6 +28,7 @@ from ..recogniser import Transcriber, default_model
 from ..scoring import count_edits, require_jiwer
 from ..tuning import attach as attach_files
 from ..tuning import tune as tune_weights
+from .endpoints import MAX_DB
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -63,7 +65,9 @@ def tune(
     manifest: Annotated[Path, typer.Argument(help="Dev manifest: never a test set.")],
     out: Out,
     clips: Annotated[int, typer.Option(min=1, help="Clips to use, spread over the manifest.")] = 120,
-    beam_width: Annotated[int | None, typer.Option(min=1, help="Beam width; without it, the package's.")] = None,
+    beam_width: Annotated[
+        int | None, typer.Option(min=1, max=MAX_BEAM_WIDTH, help="Beam width; without it, the package's.")
+    ] = None,
     letters: Annotated[bool, typer.Option("--letters", help="Of the model of letters, its weight and bonus.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -219,16 +223,20 @@ def calibrate(
     manifests: Annotated[list[Path], typer.Argument(help="Dev speech, of the phrases and other: never a test set.")],
     out: Out,
     noise: Annotated[Path | None, typer.Option(help="Manifest of noise, added to a copy of each clip.")] = None,
-    snr: Annotated[tuple[float, float], typer.Option(help="Speech above the noise in dB, from and to.")] = (5.0, 20.0),
+    snr: Annotated[
+        tuple[float, float] | None, typer.Option(help="With --noise: speech above it in dB, from and to (5 20).")
+    ] = None,
     clips: Annotated[int | None, typer.Option(min=1, help="Clips to use of each, spread over the manifest.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Make the score of phrases a probability, and choose from which score on to accept them; store both."""
+    if snr is not None:
+        _check_snr(snr, noise)
     check_destination(out, overwrite)
     loaded = ModelPackage.load(package)
     transcriber, decoder = _phrase_decoder(loaded, file, None)
     sets: list[TestSet] = load_sets(manifests, clips, loaded.info.normaliser)
-    mixer = NoiseMixer(read_noise(noise), snr) if noise is not None else None
+    mixer = NoiseMixer(read_noise(noise), snr or (5.0, 20.0)) if noise is not None else None
     speller = make_speller(loaded, loaded.info.heads[transcriber.head])
     config = fit(list(examples(transcriber, decoder, speller, sets, mixer)), decoder.config)
     attach_files(loaded, out, decoding=replace(DecodingConfig.of(loaded), phrases=config), overwrite=overwrite)
@@ -239,6 +247,14 @@ def calibrate(
     calibrated = PhraseDecoder(decoder.grammar, speller, config, decoder.frames_per_second)
     for test_set in sets:
         typer.echo(_describe(count(transcriber, calibrated, test_set)))
+
+
+def _check_snr(snr: tuple[float, float], noise: Path | None) -> None:
+    if noise is None:
+        raise UsageError("--snr needs --noise, the manifest of what is added to speech")
+    if not -MAX_DB <= snr[0] <= snr[1] <= MAX_DB:  # no comparison holds of what is no number
+        shown = f"{snr[0]:g} {snr[1]:g}"
+        raise UsageError(f"--snr {shown} is no range; write the lower number first, within {-MAX_DB} and {MAX_DB}")
 
 
 def _phrase_decoder(package: ModelPackage, file: Path, threshold: float | None) -> tuple[Transcriber, PhraseDecoder]:

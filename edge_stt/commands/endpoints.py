@@ -37,6 +37,7 @@ def endpoints(
     """
     from ..audio import read_audio
     from ..corpora import read_manifest
+    from ..decoders import check_decoder
     from ..endpoint_bench import score, score_noise
     from ..endpointing import PRESETS
     from ..features import Floats
@@ -46,6 +47,8 @@ def endpoints(
     for name in names:
         if name not in PRESETS:
             raise UsageError(f"unknown preset {name!r}; choose of {', '.join(PRESETS)}")
+    if decoder is not None:
+        check_decoder(decoder)
     if not abs(snr) <= MAX_DB:  # neither is what is no number
         raise UsageError(f"--snr must be between {-MAX_DB} and {MAX_DB}, not {snr:g}")
 
@@ -57,9 +60,9 @@ def endpoints(
         chosen = [found[int(i * step)] for i in range(min(len(found), most or len(found)))]
         return [read_audio(clip.path) for clip in chosen]
 
+    transcriber = load_model(model, decoder=decoder)  # before the audio, which takes longer
     clips = load(manifest, limit, True) if manifest is not None else []
     noises = load(noise, limit, False)
-    transcriber = load_model(model, decoder=decoder)
     rows = Table(as_json)
     for name in names:
         row: dict[str, Any] = {"preset": name}

@@ -38,7 +38,7 @@ def wake(
     from ..recogniser import load_model
     from ..wake_bench import score
 
-    config = WakeConfig(phrase)
+    grammar = WakeConfig(phrase).grammar()
     transcriber = load_model(model)
 
     def clips() -> Iterator[tuple[str, Floats]]:
@@ -51,7 +51,7 @@ def wake(
                 clip = found[int(index * step)]
                 yield transcriber.info.normaliser(clip.text), read_audio(clip.path)
 
-    result = score(transcriber, config.grammar(), clips())
+    result = score(transcriber, grammar, clips())
     if not as_json:
         typer.echo("threshold    said   missed  without it, h  false accepts/h")
     for value in threshold or THRESHOLDS:
