@@ -26,7 +26,7 @@ from .errors import EdgeSttError, RuntimeMissingError
 from .interpreter import RUNTIMES, AcousticModel, find_runtime
 from .machine import condition, machine, pi_flag_names
 from .package import ModelPackage
-from .recogniser import Transcriber
+from .recogniser import Transcriber, default_model
 
 DEMO_CLIP = Path(__file__).parent / "data" / "demo.opus"
 GOLDEN_TOLERANCE = 0.05  # mean |difference| of log-probabilities; int8 kernels differ a little between processors
@@ -79,15 +79,23 @@ class NoteError(Exception):
         self.fix = fix
 
 
-def run_checks(model: Path, seconds: float) -> list[Check]:
-    """All checks in order; one that fails does not stop the others, but for those that build on it."""
+def run_checks(model: Path | None, seconds: float) -> list[Check]:
+    """All checks in order; one that fails does not stop the others, but for those that build on it.
+
+    Without a ``model``, of the active one.
+    """
     checks = [
         _guarded("Python", _python, "use Python 3.11 to 3.13"),
         _guarded("TFLite runtime", _runtime, "pip install ai-edge-litert"),
         _guarded("numpy", _numpy, "pip install 'numpy<2' beside tflite-runtime, or pip install ai-edge-litert"),
-        _guarded("model package", lambda: _package(model), "install the package again, or name another with --model"),
+        _guarded(
+            "model package",
+            lambda: _package(model or default_model()),
+            "install the package again, or name another with --model",
+        ),
     ]
     if all(check.ok for check in checks):
+        model = model or default_model()
         checks.append(_guarded("golden pair", lambda: golden_check(model), "get a package made for this runtime"))
         checks.append(
             _guarded("demo clip", lambda: _demo(model, seconds), "choose a smaller model, or see what else is running")

@@ -25,6 +25,7 @@ from .signatures import SIGNATURE_FILE, verify_signature
 
 SYSTEM_STORE = Path("/var/lib/edge-stt/models")
 ACTIVE, PREVIOUS, VERSIONS = "active", "previous", "versions"
+CHOOSE = "choose one: `edge-stt model use NAME`, or shipped"
 _NEW, _REMOVED = ".new-", ".removed-"  # beginnings of the names of folders that are being written or deleted
 
 
@@ -38,7 +39,7 @@ class ModelsConfig:
 
 @dataclass(frozen=True)
 class Installed:
-    """A package in the store; ``state`` is ``active``, ``previous`` or empty."""
+    """A package in the store; ``state`` is ``active``, ``previous``, ``missing`` or empty."""
 
     name: str
     path: Path
@@ -73,14 +74,22 @@ def active_model() -> Path | None:
             return link.resolve(strict=True)
         except (FileNotFoundError, NotADirectoryError) as error:
             if link.is_symlink():
-                raise PackageError(
-                    f"the active model is not in {store} any more; choose one: `edge-stt model use NAME`, or shipped"
-                ) from error
+                raise PackageError(f"the active model is not in {store} any more; {CHOOSE}") from error
             continue
         except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself, before Python 3.13
             raise PackageError(
                 f"cannot see which model is active in {store}: {reason(error)}; let this user read that folder"
             ) from error
+    return None
+
+
+def missing_model() -> Installed | None:
+    """The package that `ModelStore.use` chose last, where it has been deleted since; its ``state`` is ``missing``."""
+    for store in store_paths():
+        link = store / ACTIVE
+        if link.is_symlink():
+            target = link.readlink()
+            return None if link.exists() else Installed(target.name, store / target, "missing")
     return None
 
 
@@ -149,6 +158,8 @@ class ModelStore:
         """Make the previous package active again, and the active one previous; None: the one that comes along."""
         with self._locked():
             active, previous = self._target(ACTIVE), self._target(PREVIOUS)
+            if previous is None and (self.path / PREVIOUS).is_symlink():
+                raise PackageError(f"the model before is not in {self.path} any more; {CHOOSE}")
             if active is None and previous is None:
                 raise PackageError("there is no other model to go back to; `edge-stt model install` one first")
             if previous is not None:

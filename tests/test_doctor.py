@@ -52,6 +52,16 @@ def test_one_line_a_check_and_the_fix_below() -> None:
     assert not any("golden" in line for line in lines)  # what builds on the model is not tried
 
 
+def test_an_active_model_that_was_deleted_is_one_failure(tmp_path: Path) -> None:
+    (tmp_path / "active").symlink_to("versions/kitchen-0123456789")
+    done = doctor("--json", EDGE_STT_MODELS=str(tmp_path))
+    assert (done.returncode, done.stderr) == (1, "")
+    checks = {check["name"]: check for check in json.loads(done.stdout)}
+    assert [name for name, check in checks.items() if not check["ok"]] == ["model package"]
+    assert "the active model is not in" in checks["model package"]["detail"]
+    assert "throttling" in checks
+
+
 def test_an_unknown_runtime_fails_and_the_rest_goes_on() -> None:
     done = doctor("--json", EDGE_STT_RUNTIME="nonsense")
     checks = {check["name"]: check for check in json.loads(done.stdout)}

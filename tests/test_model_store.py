@@ -236,6 +236,45 @@ def test_an_active_model_that_was_deleted_is_not_passed_over(store: ModelStore, 
         store.rollback()
 
 
+def listed(capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, str], str]:
+    """The states that the command lists by the beginnings of names, and what it says on stderr."""
+    model_command.list_(as_json=True)
+    shown = capsys.readouterr()
+    return {entry["name"].rpartition("-")[0]: entry["state"] for entry in json.loads(shown.out)}, shown.err
+
+
+def test_the_list_names_an_active_model_that_was_deleted(
+    store: ModelStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two"):
+        store.use(store.install(make(tmp_path / name, name)).name)
+    assert listed(capsys) == ({"one": "previous", "two": "active", "": ""}, "")
+    two = default_model()
+    shutil.rmtree(two)
+    shown, said = listed(capsys)
+    assert shown == {"one": "previous", "two": "missing", "": ""}
+    assert said.startswith(f"edge-stt: the active model {two.name} has been deleted; choose one: ")
+    store.rollback()
+    assert listed(capsys) == ({"one": "active", "": ""}, "")
+
+
+def test_a_deleted_model_is_not_gone_back_to(store: ModelStore, tmp_path: Path) -> None:
+    """Nor is the one that comes along taken in its place."""
+    one, _ = (store.use(store.install(make(tmp_path / name, name)).name) for name in ("one", "two"))
+    shutil.rmtree(one.path)
+    with pytest.raises(PackageError, match=r"the model before is not in .* any more; choose one"):
+        store.rollback()
+    assert states(store) == {"two": "active"}
+
+
+def test_the_list_has_the_systems_active_model(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(model_store, "store_paths", lambda: [tmp_path / "own", store.path])
+    store.use(store.install(make(tmp_path / "one", "one")).name)
+    assert listed(capsys) == ({"one": "active", "": ""}, "")
+
+
 def test_what_another_made_active_meanwhile_stays(
     store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..recogniser import default_model
-
 if TYPE_CHECKING:
     from ..health import Check
 
@@ -28,7 +26,7 @@ def doctor(
     """
     from ..health import run_checks  # not needed by the other commands, which load this module too
 
-    checks = run_checks(model or default_model(), seconds)
+    checks = run_checks(model, seconds)
     if as_json:
         typer.echo(json.dumps([asdict(check) for check in checks], indent=1, ensure_ascii=False))
     else:

@@ -59,9 +59,17 @@ def install(
 @app.command("list")
 def list_(as_json: Annotated[bool, typer.Option("--json", help="A JSON list instead of lines.")] = False) -> None:
     """List the installed models: the active one, the one before it, and the one that comes along."""
+    from ..model_store import CHOOSE, active_model, missing_model
+
     entries = [(entry.name, entry.state, str(entry.path)) for entry in _store().installed()]
-    active = any(state == "active" for _, state, _ in entries)
-    entries.append(("(comes along)", "" if active else "active", str(DEFAULT_MODEL)))
+    missing = missing_model()
+    if missing is not None:
+        entries.append((missing.name, missing.state, str(missing.path)))
+        typer.echo(f"edge-stt: the active model {missing.name} has been deleted; {CHOOSE}", err=True)
+    elif not any(state == "active" for _, state, _ in entries) and (active := active_model()) is not None:
+        entries.append((active.name, "active", str(active)))  # of the system, where this user has chosen none
+    chosen = any(state in ("active", "missing") for _, state, _ in entries)
+    entries.append(("(comes along)", "" if chosen else "active", str(DEFAULT_MODEL)))
     if as_json:
         typer.echo(
             json.dumps([dict(zip(("name", "state", "path"), entry, strict=True)) for entry in entries], indent=1)
