@@ -24,6 +24,11 @@ from train.models.base import CTCModel, build_network
 STREAM_CHUNK_FRAMES = 16  # 160 ms: the weights are read once a chunk, so longer is cheaper and later
 
 
+def chunk_frames(stride: int) -> int:
+    """Log-mel frames of a chunk: about `STREAM_CHUNK_FRAMES`, and whole output frames."""
+    return max(1, STREAM_CHUNK_FRAMES // stride) * stride
+
+
 @dataclass(frozen=True)
 class TrainedModel:
     """A run's best weights in Keras graphs, and what the package must say about them."""
@@ -75,7 +80,7 @@ def load_run(run: Path) -> TrainedModel:
         FeatureStatistics(mean, std),
         network,
         network.offline_model(),
-        network.stream_model(STREAM_CHUNK_FRAMES),
+        network.stream_model(chunk_frames(network.stride)),
         step,
         language,
     )
@@ -85,7 +90,7 @@ def stream_info(model: TrainedModel) -> StreamInfo | None:
     """What the package says of the stream signature; None when the architecture cannot stream."""
     if model.stream is None:
         return None
-    return StreamInfo(STREAM_CHUNK_FRAMES, model.network.state_shapes())
+    return StreamInfo(chunk_frames(model.network.stride), model.network.state_shapes())
 
 
 def save_graphs(model: TrainedModel, out: Path) -> None:

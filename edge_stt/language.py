@@ -110,7 +110,12 @@ def _load(path: Path) -> Language:
     try:
         variants = _table(data, "variants")
         normaliser = Normaliser.from_data({**_table(data, "normaliser"), "variants": variants})
-        units = {head: _unit_set(head, _table(data["units"], head)) for head in _table(data, "units")}
+        # `phonemes = false` is for a language that does without what the one that it extends has
+        units = {
+            head: _unit_set(head, _table(data["units"], head))
+            for head, said in _table(data, "units").items()
+            if said is not False
+        }
         pronunciation = _table(data, "pronunciation")
         _refuse_unknown(pronunciation, ("dictionary", "possessives"), "pronunciation")
         dictionary, possessives = pronunciation.get("dictionary"), pronunciation.get("possessives", False)

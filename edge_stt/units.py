@@ -19,7 +19,8 @@ SEPARATOR = 1
 class UnitSet:
     """The symbols of one CTC head, in output order.
 
-    ``kind`` is ``"characters"`` (units joined are the text) or ``"phonemes"`` (a lexicon turns them into words).
+    ``kind`` is ``"characters"`` (units joined are the text; they may be pieces of words, longer than a letter) or
+    ``"phonemes"`` (a lexicon turns them into words).
     """
 
     name: str
@@ -40,8 +41,24 @@ class UnitSet:
         """Symbol to output index."""
         return {symbol: i for i, symbol in enumerate(self.symbols)}
 
+    @cached_property
+    def longest(self) -> int:
+        """Letters of the longest unit of characters."""
+        return max(map(len, self.symbols[2:])) if self.kind == "characters" else 1
+
+    def _cut(self, word: str) -> list[str]:
+        """A word as units, from left to right always the longest that there is; letters that are in none stay."""
+        out: list[str] = []
+        start = 0
+        while start < len(word):
+            ends = range(min(len(word), start + self.longest), start + 1, -1)
+            end = next((end for end in ends if word[start:end] in self.index), start + 1)
+            out.append(word[start:end])
+            start = end
+        return out
+
     def encode(self, words: Iterable[Sequence[str]]) -> list[int]:
-        """Words, each a sequence of symbols, to indices with one separator between words.
+        """Words, each text or a sequence of symbols, to indices with one separator between words.
 
         Raises `DataError` naming the first symbol that is not in the set.
         """
@@ -49,7 +66,7 @@ class UnitSet:
         for word in words:
             if out:
                 out.append(SEPARATOR)
-            for symbol in word:
+            for symbol in self._cut(word) if isinstance(word, str) and self.longest > 1 else word:
                 if symbol not in self.index:
                     raise DataError(f"{symbol!r} is not in the unit set {self.name!r}")
                 out.append(self.index[symbol])

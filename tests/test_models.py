@@ -25,6 +25,8 @@ def _network(kind: str) -> Any:
 
     configs = {
         "conv": ConvConfig(stem_channels=16, channels=32, blocks=2),
+        "conv branched": ConvConfig(stem_channels=16, channels=32, blocks=3, branches={"phonemes": 1}),
+        "conv of one stride": ConvConfig(stem_channels=16, channels=32, blocks=2, strides=(4,)),
         "ds2": DS2Config(conv_channels=(4, 4), recurrent_layers=2, recurrent_units=24),
         "ds2 streaming": DS2Config(
             conv_channels=(4, 4), recurrent_layers=2, recurrent_units=24, bidirectional=False, lookahead=5
@@ -40,13 +42,13 @@ def _network(kind: str) -> Any:
     return network
 
 
-@pytest.fixture(scope="module", params=["conv", "ds2", "ds2 streaming"])
+@pytest.fixture(scope="module", params=["conv", "conv branched", "conv of one stride", "ds2", "ds2 streaming"])
 def network(request: pytest.FixtureRequest) -> Any:
     pytest.importorskip("tensorflow", reason="needs the train extra")
     return _network(request.param)
 
 
-@pytest.fixture(scope="module", params=["conv", "ds2 streaming"])
+@pytest.fixture(scope="module", params=["conv", "conv branched", "conv of one stride", "ds2 streaming"])
 def streaming(request: pytest.FixtureRequest) -> Any:
     pytest.importorskip("tensorflow", reason="needs the train extra")
     return _network(request.param)
@@ -164,6 +166,30 @@ def test_lookahead_is_what_the_network_says(streaming: Any) -> None:
     first, second = (_offline(model, c)["characters"] for c in (clip, changed))
     differs = np.flatnonzero(np.abs(first - second).max(axis=-1) > 1e-6)
     assert differs[0] == 50 - streaming.lookahead
+
+
+@pytest.mark.parametrize("strides", [(3,), (2, 2, 2), (5,), (1, 2)])
+def test_other_strides(strides: tuple[int, ...]) -> None:
+    pytest.importorskip("tensorflow", reason="needs the train extra")
+    from train.models.conv import ConvConfig, ConvCTC
+
+    network = ConvCTC(ConvConfig(stem_channels=8, channels=16, blocks=1, strides=strides), HEADS)
+    stride = network.stride
+    assert stride == int(np.prod(strides))
+    offline, stream = network.offline_model(), network.stream_model(2 * stride)
+    clip = _clip(6 * stride)
+    whole = offline(clip[None], training=False)["characters"].numpy()[0]
+    assert whole.shape == (6, HEADS["characters"])
+    states = {name: np.zeros(shape, np.float32) for name, shape in network.state_shapes().items()}
+    assert len(stream.inputs) == 3 + len(states)
+    found = []
+    for position in range(0, 6 + network.lookahead, 2):
+        piece = _padded(clip[stride * position : stride * (position + 2)], 2 * stride)
+        limits = np.array([position], np.int32), np.array([6], np.int32)
+        out = stream([piece[None], *limits, *states.values()], training=False)
+        states = {name: out[name].numpy() for name in states}
+        found.append(out["characters"].numpy()[0])
+    np.testing.assert_allclose(np.concatenate(found)[network.lookahead :][:6], whole, atol=2e-5)
 
 
 def test_the_full_deepspeech2() -> None:

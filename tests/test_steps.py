@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from .conftest import ROOT
+from .small_run import CONV, small_run
 from .test_train import SMALL, _manifest
 
 pytestmark = pytest.mark.workstation
@@ -26,13 +27,23 @@ from train.config import BatchConfig, TrainConfig
 from train.models.base import build_network
 from train.models.conv import ConvConfig
 from train.steps import make_steps
+from train.teacher import Teachers
+from edge_stt.features import FeatureStatistics
+from edge_stt.units import UnitSet
 from pathlib import Path
 
 config = TrainConfig(
     batches=BatchConfig(masked_statistics=True, consistency_weight=float(sys.argv[3])),
     model=ConvConfig(stem_channels=8, channels=16, blocks=1, dropout=0.0)
 )
-steps = make_steps(config, build_network(config.model, {"characters": 29, "phonemes": 41}))
+teachers = None
+if len(sys.argv) > 4:
+    run = Path(sys.argv[4])
+    described = json.loads((run / "model.json").read_text())
+    units = {h: UnitSet(u["name"], u["kind"], tuple(u["symbols"])) for h, u in described["heads"].items()}
+    statistics = FeatureStatistics(*(np.float32(described["statistics"][key]) for key in ("mean", "std")))
+    teachers = Teachers((str(run),), units, statistics, 4)
+steps = make_steps(config, build_network(config.model, {"characters": 29, "phonemes": 41}), teachers)
 steps.initialise(load_arrays(Path(sys.argv[1])), sys.argv[1])
 rng = np.random.default_rng(1)
 reports = []
@@ -40,7 +51,8 @@ for lengths in [(150, 150, 201, 201), (640, 640), (60, 60)]:  # padding on neith
     pieces = [rng.normal(size=(n, 80)).astype(np.float32) for n in lengths]
     labels = {"characters": [rng.integers(2, 29, n // 20).tolist() for n in lengths],
               "phonemes": [rng.integers(2, 41, n // 25).tolist() for n in lengths]}
-    batch = collate(pieces, labels)
+    masked = [np.where(np.arange(len(x))[:, None] < 9, 0.0, x).astype(np.float32) for x in pieces]
+    batch = collate(masked, labels, pieces)
     reports.append(steps.train(batch))
 logits = steps.logits(batch.log_mel, batch.mask)
 save_arrays(Path(sys.argv[2]), steps.state() | {f"logits/{k}": v for k, v in logits.items()})
@@ -65,8 +77,8 @@ def _run(backend: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("consistency", [0.0, 0.2])
-def test_tensorflow_and_jax_take_the_same_steps(tmp_path: Path, consistency: float) -> None:
+@pytest.mark.parametrize(("consistency", "taught"), [(0.0, False), (0.2, True)])
+def test_tensorflow_and_jax_take_the_same_steps(tmp_path: Path, consistency: float, taught: bool) -> None:
     _needs("tensorflow", "jax")
     import keras
 
@@ -76,14 +88,16 @@ def test_tensorflow_and_jax_take_the_same_steps(tmp_path: Path, consistency: flo
     keras.utils.set_random_seed(1)
     network = ConvCTC(ConvConfig(stem_channels=8, channels=16, blocks=1), {"characters": 29, "phonemes": 41})
     save_arrays(tmp_path / "start.npz", weights_of(network.training_model()))
+    teacher = [small_run(tmp_path / "teacher", **CONV)] if taught else []
     said, states = {}, {}
     for backend in ("tensorflow", "jax"):
-        done = _run(backend, "-c", STEPS, tmp_path / "start.npz", tmp_path / f"{backend}.npz", consistency)
+        done = _run(backend, "-c", STEPS, tmp_path / "start.npz", tmp_path / f"{backend}.npz", consistency, *teacher)
         assert done.returncode == 0, done.stderr
         said[backend] = json.loads(done.stdout.splitlines()[-1])
         states[backend] = dict(np.load(tmp_path / f"{backend}.npz"))
     assert not said["jax"]["tensorflow"]
     assert ("disagreement" in said["jax"]["reports"][0]) == (consistency > 0)
+    assert ("divergence" in said["jax"]["reports"][0]) == taught
     for one, other in zip(said["tensorflow"]["reports"], said["jax"]["reports"], strict=True):
         assert one.keys() == other.keys()
         np.testing.assert_allclose(list(one.values()), [other[name] for name in one], rtol=1e-3)

@@ -17,31 +17,32 @@ from edge_stt.features import FeatureStatistics, Floats, RunningNormaliser, norm
 
 from .augment import SpecAugmentConfig, change_tempo, mask_frames, move_frames, warp_frequency
 from .config import BatchConfig
-from .models.conv import STRIDE
 from .prepare import PreparedSet
 
 Ints = npt.NDArray[np.int32]
 Labels = dict[str, list[list[int]]]  # per head, the units of each clip
 T = TypeVar("T")
+STRIDE = 4  # log-mel frames per output frame, where a network does not say otherwise
 PAD_TO = 64  # frames: few distinct shapes, so that kernels are set up once
 
 
 @dataclass(frozen=True)
 class Batch:
     """``log_mel`` float32 ``[B, T, n_mels]``, and ``unmasked``, the same before parts of it were masked; in output
-    frames, ``lengths`` int32 ``[B]`` and ``mask`` float32 ``[B, T / 4, 1]``; ``labels``: per head, the units of each
-    clip."""
+    frames, ``lengths`` int32 ``[B]`` and ``mask`` float32 ``[B, T / stride, 1]``; ``labels``: per head, the units of
+    each clip; ``stride``: log-mel frames per output frame."""
 
     log_mel: Floats
     unmasked: Floats
     lengths: Ints
     mask: Floats
     labels: Labels
+    stride: int
 
     @property
     def seconds(self) -> float:
         """Seconds of audio, padding left out."""
-        return float(self.lengths.sum()) * STRIDE / 100.0
+        return float(self.lengths.sum()) * self.stride / 100.0
 
 
 def frames_needed(labels: list[int]) -> int:
@@ -59,8 +60,10 @@ class Batches:
         config: BatchConfig,
         augment: SpecAugmentConfig,
         seed: int,
+        stride: int = STRIDE,
     ) -> None:
         self.data, self.labels, self.config, self.augment, self.seed = data, labels, config, augment, seed
+        self.stride = stride
         self.variants, self.weights = variants_of(config, data.variants)
         self.frames = {v: data.lengths(v) for v in self.variants}
         self.times = times_taken(config, [clip.corpus for clip in data.clips])
@@ -78,7 +81,7 @@ class Batches:
         for clip, choice in zip(rng.permutation(clips), drawn, strict=True):
             for variant in (self.variants[choice], "plain"):
                 length = int(self.frames[variant][clip])
-                if fits(length, self.needed[clip]):
+                if fits(length, self.needed[clip], self.stride):
                     if self.needed[clip] == 0 and len(spoken):
                         length = min(length, int(rng.choice(spoken)))
                     items.append((length, (int(clip), variant)))
@@ -102,7 +105,8 @@ class Batches:
         if longest:
             seed = int(rng.integers(2**32))  # the views of a clip are of the same part
             clips = [(c, frames if self.needed[c] else _part(frames, longest, [seed, c])) for c, frames in clips]
-        return assemble(clips, self.labels, self.needed, self.config, self.data.statistics, self.augment, rng)
+        settings = self.config, self.data.statistics, self.augment
+        return assemble(clips, self.labels, self.needed, *settings, rng, self.stride)
 
     def _like(self, clip: int, variant: str, rng: np.random.Generator) -> str:
         """A variant of the clip in which all is said at the same time: itself, or another with as many frames."""
@@ -156,9 +160,9 @@ def frames_needed_by(labels: Labels) -> Ints:
     return np.array([max(frames_needed(units[i]) for units in labels.values()) for i in clips], dtype=np.int32)
 
 
-def fits(length: int, needed: int) -> bool:
+def fits(length: int, needed: int, stride: int) -> bool:
     """Whether log-mel frames are enough for a label, with one output frame to spare."""
-    return length // STRIDE >= needed + 1
+    return length // stride >= needed + 1
 
 
 def by_length(items: Iterable[tuple[int, T]], seconds: float) -> list[list[T]]:
@@ -185,6 +189,7 @@ def assemble(
     statistics: FeatureStatistics,
     augment: SpecAugmentConfig,
     rng: np.random.Generator,
+    stride: int = STRIDE,
 ) -> Batch:
     """Make a batch of clips: their numbers, and log-mel as it was prepared, float32 ``[frames, n_mels]``.
 
@@ -198,7 +203,7 @@ def assemble(
         moves = np.random.default_rng(seed)
         if config.tempo:
             frames = change_tempo(frames, float(1.0 + moves.uniform(-config.tempo, config.tempo)))
-            frames = frames if fits(len(frames), needed[clip]) else raw
+            frames = frames if fits(len(frames), needed[clip], stride) else raw
         if config.warp:
             frames = warp_frequency(frames, float(1.0 + rng.uniform(-config.warp, config.warp)))
         if rng.random() < config.running_share:
@@ -207,7 +212,7 @@ def assemble(
             frames = normalise_utterance(frames, statistics)
         pieces.append(move_frames(frames, augment, moves))
     masked = [mask_frames(piece, augment, rng) for piece in pieces]
-    return collate(masked, {head: [units[clip] for clip, _ in clips] for head, units in labels.items()}, pieces)
+    return collate(masked, {head: [units[clip] for clip, _ in clips] for head, units in labels.items()}, pieces, stride)
 
 
 def _part(frames: Floats, count: int, seed: list[int]) -> Floats:
@@ -216,13 +221,14 @@ def _part(frames: Floats, count: int, seed: list[int]) -> Floats:
     return frames[start : start + count]
 
 
-def collate(pieces: list[Floats], labels: Labels, unmasked: list[Floats] | None = None) -> Batch:
-    """Pad normalised log-mel to a common length (a multiple of `PAD_TO` frames) with zeros.
+def collate(pieces: list[Floats], labels: Labels, unmasked: list[Floats] | None = None, stride: int = STRIDE) -> Batch:
+    """Pad normalised log-mel to a common length (a multiple of ``stride``, and of about `PAD_TO` frames) with zeros.
 
     ``unmasked``: the pieces without masks, where they have any.
     """
     longest = max(len(piece) for piece in pieces)
-    padded = -(-longest // PAD_TO) * PAD_TO
+    step = max(1, PAD_TO // stride) * stride
+    padded = -(-longest // step) * step
 
     def joined(pieces: list[Floats]) -> Floats:
         rows = np.zeros((len(pieces), padded, pieces[0].shape[1]), dtype=np.float32)
@@ -231,9 +237,9 @@ def collate(pieces: list[Floats], labels: Labels, unmasked: list[Floats] | None 
         return rows
 
     log_mel = joined(pieces)
-    lengths = np.array([-(-len(piece) // STRIDE) for piece in pieces], dtype=np.int32)
-    mask = (np.arange(padded // STRIDE)[None, :] < lengths[:, None]).astype(np.float32)[:, :, None]
-    return Batch(log_mel, log_mel if unmasked is None else joined(unmasked), lengths, mask, labels)
+    lengths = np.array([-(-len(piece) // stride) for piece in pieces], dtype=np.int32)
+    mask = (np.arange(padded // stride)[None, :] < lengths[:, None]).astype(np.float32)[:, :, None]
+    return Batch(log_mel, log_mel if unmasked is None else joined(unmasked), lengths, mask, labels, stride)
 
 
 def ahead(produce: Callable[[], Iterator[Any]], depth: int = 6) -> Generator[Any]:

@@ -171,6 +171,21 @@ def augment(
 
 
 @app.command()
+def pieces(
+    texts: Annotated[list[Path], typer.Argument(help="Texts, one sentence a line: plain, .gz, or .jsonl manifests.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Language file to write.")],
+    count: Annotated[int, typer.Option(min=2, help="Units, letters included.")] = 200,
+    language: LanguageName = "english",
+) -> None:
+    """Write a language file whose units are pieces of words, for `train --set language=FILE`."""
+    from .pieces import write_language
+
+    extends = str(Path(language).absolute()) if "/" in language or language.endswith(".toml") else language
+    found = write_language(texts, load_language(language), extends, count, out)
+    typer.echo(f"{len(found)} units: {' '.join(found[-12:])} are the last of them", err=True)
+
+
+@app.command()
 def lexicon(
     lm: Annotated[Path, typer.Option(help="Language model whose words are taken: `edge-stt lm build` makes one.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Lexicon to write.")],

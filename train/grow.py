@@ -48,7 +48,7 @@ def grow(old: Arrays, fresh: Arrays, small: ConvConfig, large: ConvConfig, rng: 
 
     ``fresh`` are newly initialised weights of ``large``: those of the added blocks are taken from there.
     """
-    same = ("n_mels", "kernel", "right_context")
+    same = ("n_mels", "kernel", "right_context", "strides", "branches")
     if any(getattr(small, key) != getattr(large, key) for key in same):
         raise DataError(f"a network grows in channels and blocks; {', '.join(same)} must stay")
     if large.blocks < small.blocks:
@@ -57,10 +57,11 @@ def grow(old: Arrays, fresh: Arrays, small: ConvConfig, large: ConvConfig, rng: 
     whole = np.arange(small.n_mels)
     stem = _copies(small.stem_channels, large.stem_channels, rng)
     trunk = _copies(small.channels, large.channels, rng)  # the residual paths add up: one map for all of them
-    _convolution("stem_1", old, new, whole, stem, rng)
-    _channels("stem_1_norm", old, new, stem)
-    _convolution("stem_2", old, new, stem, trunk, rng)
-    _channels("stem_2_norm", old, new, trunk)
+    source = whole
+    for i, width in enumerate([*[stem] * (len(small.strides) - 1), trunk], 1):
+        _convolution(f"stem_{i}", old, new, source, width, rng)
+        _channels(f"stem_{i}_norm", old, new, width)
+        source = width
     for block in range(1, small.blocks + 1):
         inner = _copies(small.channels, large.channels, rng)
         _convolution(f"block_{block}_conv_1", old, new, trunk, inner, rng)

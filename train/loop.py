@@ -160,7 +160,7 @@ class Trainer:
         for start in range(0, len(order), 16):
             group = order[start : start + 16]
             pieces = [normalise_utterance(data.frames(i), data.statistics) for i in group]
-            batch = collate(pieces, {})
+            batch = collate(pieces, {}, stride=self.network.stride)
             logits = self.steps.logits(batch.log_mel, batch.mask)
             scores = {head: _log_softmax(x) for head, x in logits.items()}
             for row, clip in enumerate(group):

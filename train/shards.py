@@ -25,6 +25,7 @@ from edge_stt.errors import DataError
 
 from .augment import SpecAugmentConfig
 from .batches import (
+    STRIDE,
     Batch,
     Labels,
     ahead,
@@ -110,6 +111,7 @@ class ShardBatches:
         seed: int,
         worker: int = 0,
         workers: int = 1,
+        stride: int = STRIDE,
     ) -> None:
         if workers > len(data.paths):
             raise DataError(
@@ -119,7 +121,7 @@ class ShardBatches:
         self.variants, self.weights = variants_of(config, data.variants)
         self.times = times_taken(config, [clip.corpus for clip in data.clips])
         self.needed = frames_needed_by(labels)
-        self.seed, self.worker, self.workers = seed, worker, workers
+        self.seed, self.worker, self.workers, self.stride = seed, worker, workers, stride
 
     def epoch(self, epoch: int) -> Iterator[list[Drawn]]:
         """The batches of an epoch, as `Batches.epoch` draws them, but in an order that reading allows."""
@@ -129,7 +131,7 @@ class ShardBatches:
         for clip, frames in self._records(epoch):
             for choice in rng.choice(len(self.variants), size=times[clip], p=self.weights):
                 for variant in (self.variants[choice], "plain"):
-                    if fits(len(frames[variant]), self.needed[clip]):
+                    if fits(len(frames[variant]), self.needed[clip], self.stride):
                         pool.append((len(frames[variant]), (clip, frames[variant])))
                         break
             if len(pool) >= POOL:
@@ -175,11 +177,8 @@ class ShardBatches:
                         rng = np.random.default_rng([self.seed, epoch, number, self.worker])
                         views = range(self.config.views)
                         clips = [(clip, frames.astype(np.float32)) for clip, frames in drawn for _ in views]
-                        statistics = self.data.statistics
-                        yield (
-                            epoch,
-                            assemble(clips, self.labels, self.needed, self.config, statistics, self.augment, rng),
-                        )
+                        settings = self.config, self.data.statistics, self.augment
+                        yield epoch, assemble(clips, self.labels, self.needed, *settings, rng, self.stride)
                 if number < 0:
                     raise DataError("no clip of the shards can be used")
                 passed += number + 1

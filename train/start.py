@@ -72,10 +72,10 @@ def start_run(
         from .shards import ShardBatches, ShardedSet
 
         shards = ShardedSet(data)
-        train_set, batches = shards, ShardBatches(shards, *settings, worker, workers)
+        train_set, batches = shards, ShardBatches(shards, *settings, worker, workers, config.model.stride)
     else:
         prepared = PreparedSet(data)
-        train_set, batches = prepared, Batches(prepared, *settings)
+        train_set, batches = prepared, Batches(prepared, *settings, config.model.stride)
     refuse_another_run(run, config, language, train_set, hashes)
     with scope:
         trainer = Trainer(config, language.units, run, worker == 0, train_set.statistics)

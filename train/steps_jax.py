@@ -20,7 +20,6 @@ from .batches import Batch
 from .checkpoint import restore_weights, weights_of
 from .config import TrainConfig
 from .models.base import CTCModel
-from .models.conv import STRIDE
 from .steps import Arrays, counted, disagreement, make_optimizer
 from .teacher import Teachers, divergence
 
@@ -94,11 +93,12 @@ class JaxSteps:
     def logits(self, log_mel: Any, mask: Any) -> Arrays:
         """Logits of the averaged weights."""
         rows, frames = log_mel.shape[:2]
-        longer, wider = _padded_length(frames) - frames, (-rows) % 16
+        stride = frames // mask.shape[1]
+        longer, wider = _padded_length(frames, stride) - frames, (-rows) % 16
         log_mel = np.pad(log_mel, ((0, wider), (0, longer), (0, 0)))
-        mask = np.pad(mask, ((0, wider), (0, longer // STRIDE), (0, 0)))
+        mask = np.pad(mask, ((0, wider), (0, longer // stride), (0, 0)))
         out = self._forward(self._state[3], self._state[1], log_mel, mask)
-        return {head: np.asarray(x)[:rows, : frames // STRIDE] for head, x in out.items()}
+        return {head: np.asarray(x)[:rows, : frames // stride] for head, x in out.items()}
 
     def averaged_weights(self) -> Arrays:
         """The averaged weights by path."""
@@ -137,9 +137,10 @@ class JaxSteps:
         self._take_from_model()
 
 
-def _padded_length(frames: int) -> int:
-    """The next of few lengths."""
-    return next((length for length in LENGTHS if length >= frames), -(-frames // 1024) * 1024)
+def _padded_length(frames: int, stride: int) -> int:
+    """The next of few lengths, a multiple of the stride."""
+    length = next((length for length in LENGTHS if length >= frames), -(-frames // 1024) * 1024)
+    return -(-length // stride) * stride
 
 
 def pad_batch(batch: Batch, seconds: float) -> tuple[Any, Any, Any, Any, dict[str, tuple[Any, Any]]]:
@@ -148,18 +149,18 @@ def pad_batch(batch: Batch, seconds: float) -> tuple[Any, Any, Any, Any, dict[st
     ``seconds``: audio in a full batch. Rows that fill up have length 0 and no labels.
     """
     rows, frames = batch.log_mel.shape[:2]
-    length = _padded_length(frames)
+    length = _padded_length(frames, batch.stride)
     full = max(1, int(seconds * 100 / length))
     height = next(size for size in (full, full * 5 // 4 + 1, 1 << max(0, rows - 1).bit_length()) if size >= rows)
     log_mel, unmasked = (
         np.pad(x, ((0, height - rows), (0, length - frames), (0, 0))) for x in (batch.log_mel, batch.unmasked)
     )
-    mask = np.pad(batch.mask, ((0, height - rows), (0, (length - frames) // STRIDE), (0, 0)))
+    mask = np.pad(batch.mask, ((0, height - rows), (0, (length - frames) // batch.stride), (0, 0)))
     lengths = np.pad(batch.lengths, (0, height - rows))
     labels = {}
     for head, units in batch.labels.items():
         longest = max(len(x) for x in units)
-        width = next(w for w in (length // STRIDE // 2, length // STRIDE) if w >= longest)
+        width = next(w for w in (length // batch.stride // 2, length // batch.stride) if w >= longest)
         targets = np.full((height, width), BLANK + 1, np.int32)
         for row, sequence in zip(targets, units, strict=False):
             row[: len(sequence)] = sequence

@@ -1,8 +1,8 @@
 """The default family: a causal 1-D convolutional CTC network with a little lookahead, and its streaming form.
 
-Two strided convolutions (80 log-mel bins at 100 frames a second → 25 a second), then residual pairs of dense
-convolutions, then one linear CTC head per unit set. Dense convolutions of kernel 5 are what both training and the
-quantised kernels of TFLite run fastest (docs/experiments.md).
+Strided convolutions (80 log-mel bins at 100 frames a second → 25 a second, if not said otherwise), then residual pairs
+of dense convolutions, then one linear CTC head per unit set, behind the last pair or an earlier one. Dense convolutions
+of kernel 5 are what both training and the quantised kernels of TFLite run fastest (docs/experiments.md).
 
 Every convolution but the strided ones sees ``right_context`` frames ahead, so the network looks
 ``2 * blocks * right_context`` output frames (40 ms each) into the future. Offline, each convolution pads with zeros.
@@ -12,7 +12,8 @@ zeroes what lies before the start and after the end, so that both forms compute 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import keras
@@ -22,12 +23,15 @@ from edge_stt.errors import DataError
 
 from .base import batch_norm
 
-STRIDE = 4
-
 
 @dataclass(frozen=True)
 class ConvConfig:
-    """Size of the network. ``lookahead`` follows from it."""
+    """Size of the network. ``lookahead`` follows from it.
+
+    ``strides``: of the strided convolutions, whose product is the stride. ``branches``: heads that stand behind an
+    earlier pair than the last, by its number from 1; what they learn guides the pairs above (J. Lee and S. Watanabe,
+    "Intermediate loss regularization for CTC-based speech recognition", ICASSP 2021).
+    """
 
     family: str = "conv"
     n_mels: int = 80
@@ -37,8 +41,15 @@ class ConvConfig:
     kernel: int = 5
     right_context: int = 1
     dropout: float = 0.1
+    strides: tuple[int, ...] = (2, 2)
+    branches: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not self.strides or not all(1 <= s <= self.kernel for s in self.strides):
+            raise DataError("config: model.strides are one or more numbers from 1 to model.kernel")
+        for head, block in self.branches.items():
+            if not 1 <= block <= self.blocks:
+                raise DataError(f"config: model.branches.{head} must be 1 to model.blocks, not {block}")
         if min(self.channels, self.stem_channels, self.blocks) <= 0:
             raise DataError("config: model.channels, model.stem_channels and model.blocks must be above 0")
         if not 0 <= self.dropout < 1:
@@ -47,32 +58,41 @@ class ConvConfig:
             raise DataError("config: model.right_context may be at most half of model.kernel")
 
     @property
+    def stride(self) -> int:
+        """Log-mel frames per output frame."""
+        return prod(self.strides)
+
+    @property
     def lookahead(self) -> int:
-        """Output frames of 40 ms that the network sees ahead."""
+        """Output frames that the network sees ahead."""
         return 2 * self.blocks * self.right_context
 
 
 class ConvCTC:
     """Layers shared by three graphs: training, offline and stream.
 
-    Inputs are normalised log-mel, float32 ``[batch, frames, n_mels]`` with ``frames`` a multiple of 4; outputs are
-    logits (training) or log-probabilities, one ``[batch, frames / 4, units]`` per head.
+    Inputs are normalised log-mel, float32 ``[batch, frames, n_mels]`` with ``frames`` a multiple of ``stride``; outputs
+    are logits (training) or log-probabilities, one ``[batch, frames / stride, units]`` per head.
     """
-
-    stride = STRIDE
 
     def __init__(self, config: ConvConfig, heads: dict[str, int]) -> None:
         self.config, self.heads = config, heads
-        self.lookahead = config.lookahead
+        self.lookahead, self.stride = config.lookahead, config.stride
         c = config
+        if unknown := sorted(set(c.branches) - set(heads)):
+            raise DataError(f"config: model.branches has {unknown[0]!r}; the heads are {', '.join(heads)}")
 
         def conv(name: str, channels: int, strides: int = 1, bias: bool = True) -> layers.Conv1D:
             return layers.Conv1D(
                 channels, c.kernel, strides=strides, use_bias=bias, kernel_initializer="he_normal", name=name
             )
 
-        self.stem = [conv("stem_1", c.stem_channels, 2, bias=False), conv("stem_2", c.channels, 2, bias=False)]
-        self.stem_norms = [batch_norm(f"stem_{i}_norm") for i in (1, 2)]
+        widths = [*[c.stem_channels] * (len(c.strides) - 1), c.channels]
+        self.stem = [
+            conv(f"stem_{i}", width, stride, bias=False)
+            for i, (width, stride) in enumerate(zip(widths, c.strides, strict=True), 1)
+        ]
+        self.stem_norms = [batch_norm(f"stem_{i}_norm") for i in range(1, len(c.strides) + 1)]
         self.pairs = [
             (conv(f"block_{i}_conv_1", c.channels), conv(f"block_{i}_conv_2", c.channels, bias=False))
             for i in range(1, c.blocks + 1)
@@ -90,22 +110,25 @@ class ConvCTC:
         c = self.config
         counted = mask[:, :, 0] if masked_statistics and mask is not None else None
         for i, (conv, norm) in enumerate(zip(self.stem, self.stem_norms, strict=True)):
-            half = counted if counted is None or i == 1 else ops.repeat(counted, 2, axis=1)
-            x = ops.relu(norm(conv(ops.pad(x, [[0, 0], [c.kernel - 2, 0], [0, 0]])), mask=half))
+            left = prod(c.strides[i + 1 :])  # by how much what follows makes it shorter yet
+            here = counted if counted is None or left == 1 else ops.repeat(counted, left, axis=1)
+            x = ops.relu(norm(conv(ops.pad(x, [[0, 0], [c.kernel - c.strides[i], 0], [0, 0]])), mask=here))
         if mask is not None:
             mask = ops.cast(mask, x.dtype)
             x = x * mask
         pad = [[0, 0], [c.kernel - 1 - c.right_context, c.right_context], [0, 0]]
+        behind = []  # each pair
         for (first, second), norm, (drop_1, drop_2) in zip(self.pairs, self.norms, self.dropouts, strict=True):
             y = drop_1(ops.relu(first(ops.pad(x, pad))))
             y = norm(second(ops.pad(y, pad)), mask=counted)
             x = drop_2(ops.relu(x + y))
             if mask is not None:
                 x = x * mask
-        return {name: head(x) for name, head in self.outputs.items()}
+            behind.append(x)
+        return {name: head(behind[c.branches.get(name, c.blocks) - 1]) for name, head in self.outputs.items()}
 
     def training_model(self, masked_statistics: bool = False) -> keras.Model:
-        """Model of ``(log_mel [B, T, n_mels], mask [B, T / 4, 1])`` that returns logits per head.
+        """Model of ``(log_mel [B, T, n_mels], mask [B, T / stride, 1])`` that returns logits per head.
 
         ``mask`` is 1 where a clip has output frames and 0 in the padding behind it. ``masked_statistics`` leaves the
         padding out of what normalisations learn; in batches of clips of like lengths there is little of it.
@@ -124,11 +147,18 @@ class ConvCTC:
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the state tensors; a stream starts with zeros. Frames, then channels."""
         c = self.config
-        shapes: dict[str, tuple[int, ...]] = {"state_00": (1, c.kernel - 2, c.n_mels)}
-        shapes["state_01"] = (1, c.kernel - 2, c.stem_channels)
-        for i in range(2 * c.blocks):
-            shapes[f"state_{i + 2:02d}"] = (1, c.kernel - 1, c.channels)
-        return shapes
+        shapes: list[tuple[int, ...]] = []
+        for i, stride in enumerate(c.strides):
+            shapes.append((1, c.kernel - stride, c.stem_channels if i else c.n_mels))
+        shapes += [(1, c.kernel - 1, c.channels)] * (2 * c.blocks)
+        # What a head behind an earlier pair says waits for the others.
+        shapes += [(1, self._waits(name), units) for name, units in self.heads.items() if self._waits(name)]
+        return {f"state_{i:02d}": shape for i, shape in enumerate(shapes) if shape[1]}
+
+    def _waits(self, head: str) -> int:
+        """Output frames by which a head's stream is delayed beyond its own lookahead."""
+        c = self.config
+        return 2 * c.right_context * (c.blocks - c.branches.get(head, c.blocks))
 
     def stream_model(self, chunk_frames: int) -> keras.Model | None:
         """Model of one chunk: ``log_mel [1, chunk_frames, n_mels]``, states, ``position`` and ``end`` in output frames.
@@ -144,7 +174,7 @@ class ConvCTC:
         states = {name: keras.Input(shape[1:], batch_size=1, name=name) for name, shape in self.state_shapes().items()}
         queue = list(states)
         following: dict[str, Any] = {}
-        count = chunk_frames // STRIDE
+        count = chunk_frames // self.stride
 
         def mask(x: Any, delay: int) -> Any:
             index = ops.reshape(position, (1, 1, 1)) + ops.reshape(ops.arange(count) - delay, (1, count, 1))
@@ -158,11 +188,12 @@ class ConvCTC:
             following[name] = joined[:, -states[name].shape[1] :]
             return joined, joined
 
-        for conv, norm in zip(self.stem, self.stem_norms, strict=True):
-            joined, _ = window(x)
+        for conv, norm, stride in zip(self.stem, self.stem_norms, c.strides, strict=True):
+            joined = window(x)[0] if c.kernel > stride else x
             x = ops.relu(norm(conv(joined)))
         x = mask(x, 0)
         delay, r = 0, c.right_context
+        behind = []
         for (first, second), norm in zip(self.pairs, self.norms, strict=True):
             joined, history = window(x)
             delay += r
@@ -172,5 +203,11 @@ class ConvCTC:
             y = norm(second(joined))
             start = c.kernel - 1 - 2 * r
             x = mask(ops.relu(history[:, start : start + count] + y), delay)
-        out = {name: ops.log_softmax(head(x)) for name, head in self.outputs.items()}
+            behind.append(x)
+        out = {}
+        for name, head in self.outputs.items():
+            said = ops.log_softmax(head(behind[c.branches.get(name, c.blocks) - 1]))
+            if self._waits(name):
+                said = window(said)[0][:, :count]
+            out[name] = said
         return keras.Model([frames, position, end, *states.values()], {**out, **following}, name="stream")

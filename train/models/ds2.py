@@ -41,6 +41,11 @@ class DS2Config:
     lookahead: int = 10
     dropout: float = 0.1
 
+    @property
+    def stride(self) -> int:
+        """Log-mel frames per output frame."""
+        return STRIDE
+
     def __post_init__(self) -> None:
         if len(self.conv_channels) != 2 or len(self.frequency_kernels) != 2:
             raise DataError(

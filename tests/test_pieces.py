@@ -1,0 +1,57 @@
+"""Pieces of words: learned from texts, written as a language file, and how words are cut into them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from edge_stt.errors import DataError
+from edge_stt.language import load_language
+from edge_stt.units import UnitSet
+
+UNITS = UnitSet("pieces", "characters", ("<blank>", " ", *"abcdehinrstw", "th", "the", "in", "er"))
+
+
+def test_words_are_cut_into_the_longest_pieces_from_the_left() -> None:
+    assert UNITS._cut("there") == ["the", "r", "e"]
+    assert UNITS._cut("winter") == ["w", "in", "t", "er"]
+    assert UNITS.decode(UNITS.encode(["the", "winter", "a"])) == "the winter a"
+    with pytest.raises(DataError, match="'z' is not in the unit set"):
+        UNITS.encode(["thez"])
+
+
+@pytest.mark.workstation
+def test_what_stands_together_most_often_is_joined_first() -> None:
+    pytest.importorskip("typer")
+    from train.pieces import learn_pieces
+
+    words = Counter({"banana": 5, "ban": 4, "nab": 1})
+    # an: 2 × 5 + 4 = 14; then b + an: 9, an + a: 5 and an + an: 5 …
+    assert learn_pieces(words, "abn", 5) == ["a", "b", "n", "an", "ban"]
+    with pytest.raises(DataError, match="no more than the 3 letters"):
+        learn_pieces(words, "abn", 3)
+
+
+@pytest.mark.workstation
+def test_a_language_of_pieces_is_like_the_other_but_for_its_units(tmp_path: Path) -> None:
+    from train.cli import app
+
+    text, out = tmp_path / "text.txt", tmp_path / "pieces.toml"
+    text.write_text("The weather is there, then and 3 times there.\nThat is that.\n" * 3)
+    done = CliRunner().invoke(app, ["pieces", str(text), "-o", str(out), "--count", "34"])
+    assert done.exit_code == 0, done.output
+    language, english = load_language(str(out)), load_language("english")
+    assert set(language.units) == {"characters"}
+    assert language.normaliser.to_data() == english.normaliser.to_data()
+    units = language.units["characters"]
+    assert len(units) == 2 + 34
+    assert "th" in units.symbols
+    said = ["three", "weathers", "that"]
+    assert len(units.encode(said)) < len(english.units["characters"].encode(said))
+    assert units.decode(units.encode(said)) == "three weathers that"
+    again = CliRunner().invoke(app, ["pieces", str(text), "-o", str(out), "--count", "5"])
+    assert isinstance(again.exception, DataError)
+    assert load_language(str(out)).units["characters"] == units
