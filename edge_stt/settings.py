@@ -89,11 +89,17 @@ Config = TypeVar("Config")
 def apply(config: Config, values: Mapping[str, Any], source: str = "") -> Config:
     """A configuration with other values, given by dotted names; raises `ConfigError`, naming ``source``.
 
-    Without a ``source`` they are from the command line, and errors speak of flags.
+    Without a ``source`` they are from the command line, and errors speak of flags. A name without a dot is that of a
+    section in which nothing is set.
     """
     known = {entry.name: entry for entry in settings_of(type(config))}
     sections: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
+        if "." not in name:
+            names = list(get_type_hints(type(config)))
+            if name not in names:
+                raise ConfigError(f"{source}: unknown section {name!r}{_nearest(name, names)}")
+            continue
         if name not in known:
             raise ConfigError(f"{source}: unknown setting {name!r}{_nearest(name, list(known))}")
         section, key = name.split(".", 1)
@@ -103,7 +109,7 @@ def apply(config: Config, values: Mapping[str, Any], source: str = "") -> Config
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The settings in a TOML file by dotted names; raises `ConfigError` when it cannot be read."""
+    """The settings in a TOML file by dotted names, a section without any by its own; raises `ConfigError`."""
     name = printable_path(path)
     try:
         with open_file(path, name) as file:
@@ -121,7 +127,7 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     for section, table in data.items():
         if not isinstance(table, dict):
             raise ConfigError(f"{name}: {section!r} stands outside of any table; put it under a [section]")
-        values.update({f"{section}.{key}": value for key, value in table.items()})
+        values.update({f"{section}.{key}": value for key, value in table.items()} or {section: {}})
     return values
 
 

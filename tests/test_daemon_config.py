@@ -27,6 +27,9 @@ def read(tmp_path: Path, content: str | bytes) -> DaemonConfig:
         ("[outputs]\nsocket = 'x'\n", "did you mean 'output.socket'?"),
         ("[recogniser]\ntrailing_silence = 1\n", "did you mean 'endpoint.trailing_silence'?"),
         ("[zzz]\nqqq = 1\n", "unknown setting 'zzz.qqq'"),
+        ("[gte]\n", "unknown section 'gte'; did you mean 'gate'?"),
+        ("[gate]\n[zzz]\n", "unknown section 'zzz'"),
+        ('["a\\nb"]', r"unknown section 'a\nb'"),
         ("socket = 'x'\n", "'socket' stands outside of any table; put it under a [section]"),
         ("[endpoint]\nlongest = 'long'\n", "endpoint.longest must be a number, not 'long'"),
         ("[endpoint]\nlongest = true\n", "endpoint.longest must be a number, not True"),
@@ -47,6 +50,10 @@ def test_a_mistake_is_one_line(tmp_path: Path, content: str | bytes, reason: str
     assert reason in str(caught.value)
     assert "config.toml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_some_editors_put_first_is_no_part_of_the_file(tmp_path: Path) -> None:
+    assert read(tmp_path, b"\xef\xbb\xbf[gate]\nenabled = false\n[exec]\n").gate.enabled is False
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
