@@ -6,6 +6,7 @@ frames; the recogniser turns frames into seconds.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from .units import BLANK, SEPARATOR, UnitSet
 LogProbs = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DecodedToken:
     """One emitted unit: its index, the output frames ``[start, end)`` it holds, its mean probability there."""
 
@@ -26,7 +27,7 @@ class DecodedToken:
     probability: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DecodedWord:
     """One word: output frames ``[start, end)`` and a confidence in 0..1."""
 
@@ -75,14 +76,13 @@ def greedy_tokens(log_probs: LogProbs) -> list[DecodedToken]:
     if len(log_probs) == 0:
         return []
     best = log_probs.argmax(axis=1)
-    starts = np.flatnonzero(np.r_[True, best[1:] != best[:-1]])
-    ends = np.r_[starts[1:], len(best)]
-    peak = np.exp(log_probs[np.arange(len(best)), best])
-    return [
-        DecodedToken(int(best[s]), int(s), int(e), float(peak[s:e].mean()))
-        for s, e in zip(starts, ends, strict=True)
-        if best[s] != BLANK
-    ]
+    starts = np.flatnonzero(np.concatenate([[True], best[1:] != best[:-1]]))
+    lengths = np.diff(starts, append=len(best))
+    peak = np.exp(np.take_along_axis(log_probs, best[:, None], axis=1)[:, 0])
+    means = np.add.reduceat(peak, starts) / lengths.astype(np.float32)
+    # Lists, and no numpy call a token: a stream asks for the best path with every partial result.
+    runs = zip(best[starts].tolist(), starts.tolist(), (starts + lengths).tolist(), means.tolist(), strict=True)
+    return [DecodedToken(*run) for run in runs if run[0] != BLANK]
 
 
 def words_from_tokens(tokens: list[DecodedToken], units: UnitSet) -> tuple[DecodedWord, ...]:
@@ -95,7 +95,7 @@ def words_from_tokens(tokens: list[DecodedToken], units: UnitSet) -> tuple[Decod
         elif group:
             glue = "" if units.kind == "characters" else " "
             text = glue.join(units.symbols[t.unit] for t in group)
-            confidence = float(np.exp(np.mean([np.log(max(t.probability, 1e-10)) for t in group])))
+            confidence = math.exp(sum(math.log(max(t.probability, 1e-10)) for t in group) / len(group))
             words.append(DecodedWord(text, group[0].start, group[-1].end, confidence))
             group = []
     return tuple(words)
