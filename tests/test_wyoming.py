@@ -447,6 +447,16 @@ def test_hostile_clients_lose_their_connection_alone(server: Server, name: str) 
     assert with_client(server.uri, describe).asr
 
 
+def test_half_a_surrogate_pair_is_answered(server: Server) -> None:
+    place = len(server.log)
+    with socket.create_connection(("127.0.0.1", server.port), WAIT) as sock, sock.makefile("rwb") as file:
+        file.write(b'{"type": "ping", "data": {"text": "\\ud800"}}\n')
+        file.flush()
+        header = json.loads(file.readline())
+        assert json.loads(file.read(header["data_length"])) == {"text": "\ud800"}
+    assert "unexpected" not in "".join(server.log[place:])
+
+
 def test_a_refusal_is_told_to_the_client(server: Server) -> None:
     async def german(client: AsyncClient) -> Event | None:
         await client.write_event(Transcribe(language="de").event())

@@ -42,7 +42,8 @@ class Message:
     def encode(self) -> bytes:
         """As it goes over the wire."""
         header: dict[str, Any] = {"type": self.type}
-        data = json.dumps(self.data, ensure_ascii=False).encode() if self.data else b""
+        # In ASCII: half a surrogate pair, which a client may have sent for an echo, cannot be written otherwise.
+        data = json.dumps(self.data).encode() if self.data else b""
         if data:
             header["data_length"] = len(data)
         if self.payload:
