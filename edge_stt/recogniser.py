@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
+import numpy as np
 import numpy.typing as npt
 
 from .audio import convert_samples, stream_audio
@@ -122,20 +123,26 @@ class Transcriber:
         return self.transcribe_blocks([convert_samples(source, sample_rate)])
 
     def transcribe_blocks(self, blocks: Iterable[Floats]) -> Transcript:
-        """Transcribe 16 kHz mono samples that come in blocks (float32 ``[n]`` each), in bounded memory."""
+        """Transcribe 16 kHz mono samples that come in blocks (float32 ``[n]`` each), in bounded memory.
+
+        Raises `AudioError` for what is no such block.
+        """
         samples = 0
 
         def counted() -> Iterator[Floats]:
             nonlocal samples
-            for block in blocks:
+            for block in _checked(blocks):
                 samples += len(block)
                 yield block
 
-        segments = tuple(self.utterances(counted()))
+        segments = tuple(self._heard(counted()))
         return Transcript.of(segments, samples / self.info.front_end.sample_rate)
 
     def utterances(self, blocks: Iterable[Floats]) -> Iterator[Segment]:
         """The utterances of `transcribe_blocks`, each as soon as it is certain."""
+        return self._heard(_checked(blocks))
+
+    def _heard(self, blocks: Iterable[Floats]) -> Iterator[Segment]:
         front_end = StreamingLogMel(self.info.front_end)
         offset = 0
         frames = map(front_end.accept, blocks)
@@ -190,6 +197,18 @@ class Transcriber:
     def decode(self, log_probs: Floats) -> Hypothesis:
         """Best reading of the decoding head's log-probabilities, float32 ``[frames, units]``."""
         return self.decoder.finish(self.decoder.advance(self.decoder.start(), log_probs))[0]
+
+
+def _checked(blocks: Iterable[Any]) -> Iterator[Floats]:
+    """Blocks of sound as they come; raises `AudioError` for anything else, which numpy would say in its own words."""
+    if not isinstance(blocks, Iterable):
+        raise AudioError(f"{type(blocks).__name__} is no sound in blocks; give several arrays, float32 [n] each")
+    for block in blocks:
+        is_array = isinstance(block, np.ndarray)
+        if not is_array or block.ndim != 1 or block.dtype.kind != "f":
+            found = f"{block.dtype} {list(block.shape)}" if is_array else type(block).__name__
+            raise AudioError(f"a block of sound is float32 [n], mono at 16 kHz, not {found}; transcribe takes more")
+        yield block
 
 
 def default_model() -> Path:

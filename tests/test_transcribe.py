@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -611,6 +612,19 @@ def test_python_takes_paths_open_files_and_samples_of_many_kinds() -> None:
     for source in (None, 3, iter([0.0])):
         with pytest.raises(AudioError, match="is no sound; give a path, an open file, or samples"):
             model.transcribe(source)  # type: ignore[arg-type]
+
+
+def test_blocks_that_are_none_are_refused_in_python() -> None:
+    model = edge_stt.load_model(decoder="greedy")
+    samples = read_audio(SHORT)
+    text = model.transcribe(samples).text
+    for blocks in ([samples], iter([samples[:9_000], samples[9_000:]]), [samples.astype(np.float64)]):
+        assert model.transcribe_blocks(blocks).text == text
+    wrong: list[Any] = [None, 3, "talk.wav", b"RIFF", [5], samples, [samples[:, None]], [(samples * 9).astype(int)]]
+    for blocks in wrong:
+        with pytest.raises(AudioError, match=r"float32 \[n\]") as caught:
+            model.transcribe_blocks(blocks)
+        assert "\n" not in str(caught.value)
 
 
 def test_hot_words_and_phrases_of_the_wrong_type_are_refused_in_python() -> None:
