@@ -28,7 +28,7 @@ QUEUE_EVENTS = 1_000  # events that may wait for a slow sink: minutes of speech
 PATIENCE_SECONDS = 0.25  # between looks whether a patient sink is still to be waited for
 
 
-def offer(events: queue.Queue[Event], event: Event, patient: Callable[[], bool]) -> bool:
+def offer(events: queue.Queue[Event | None], event: Event, patient: Callable[[], bool]) -> bool:
     """Queue an event, and wait for a place as long as ``patient`` says so; whether there was one."""
     while patient():
         try:
@@ -48,14 +48,14 @@ class QueuedSink:
 
     Subclasses write `deliver`, which may wait, and `setup` and `teardown`, which run in the same thread before the
     first and after the last event. A full queue loses events, partials first: they are counted in ``lost``. Who is
-    `patient` waits instead.
+    `patient` waits instead. The thread sleeps until there is an event, but where a subclass has an `idle` of its own.
     """
 
     name = "queued"
 
     def __init__(self, size: int = QUEUE_EVENTS) -> None:
         self.lost = 0
-        self._queue: queue.Queue[Event] = queue.Queue(size)
+        self._queue: queue.Queue[Event | None] = queue.Queue(size)  # None: wake up and end
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -72,13 +72,19 @@ class QueuedSink:
 
     def close(self, timeout: float) -> None:
         """Wait until the queue is empty: as long as the sink is `patient`, and then for ``timeout`` seconds."""
-        self._stopping.set()
+        self.stop()
         thread = self._thread  # another thread may close it too
         if thread is not None:
             while self.patient() and thread.is_alive():
                 thread.join(PATIENCE_SECONDS)
             thread.join(timeout)
             self._thread = None
+
+    def stop(self) -> None:
+        """End when nothing is left to deliver, without waiting for that."""
+        self._stopping.set()
+        with suppress(queue.Full):  # then the thread is at work, and looks whether to stop before it sleeps
+            self._queue.put_nowait(None)
 
     @property
     def running(self) -> bool:
@@ -101,9 +107,9 @@ class QueuedSink:
         """Carry one event out; may wait. What it raises is logged, and the event lost."""
         raise NotImplementedError
 
-    def pause(self) -> float:
-        """Seconds between calls of `idle`."""
-        return 0.25
+    def pause(self) -> float | None:
+        """Seconds between calls of `idle`; None where it has nothing to do."""
+        return None if type(self).idle is QueuedSink.idle else 0.25
 
     def idle(self) -> None:
         """Called every `pause` while there is nothing to deliver."""
@@ -117,12 +123,14 @@ class QueuedSink:
             self.setup()
             while True:
                 try:
-                    event = self._queue.get(timeout=self.pause())
+                    event = self._queue.get(timeout=0.0 if self._stopping.is_set() else self.pause())
                 except queue.Empty:
                     if self._stopping.is_set():
                         break
                     self.idle()
                     continue
+                if event is None:
+                    break
                 try:
                     self.deliver(event)
                 except Exception as error:
@@ -211,7 +219,7 @@ class ExecSink:
 
     def __init__(self, config: ExecConfig, patient: Callable[[], bool] = lambda: False) -> None:
         self.config, self._patient = config, patient
-        self._queue: queue.Queue[Event] = queue.Queue(100)
+        self._queue: queue.Queue[Event | None] = queue.Queue(100)
         self._workers = [_ExecWorker(config, i, self._queue) for i in range(config.concurrency)]
         self._lost = 0
 
@@ -248,7 +256,8 @@ class ExecSink:
         end = time.monotonic() + timeout
         for worker in self._workers:
             worker.close(max(0.0, end - time.monotonic()))
-        if undone := self._queue.qsize() + sum(worker.at_work for worker in self._workers):
+        waiting = sum(event is not None for event in tuple(self._queue.queue))
+        if undone := waiting + sum(worker.at_work for worker in self._workers):
             logger.warning("exec: %s: at the end %d runs were killed or not begun", self.config.command[0], undone)
         for worker in self._workers:
             worker.abandon()
@@ -257,7 +266,7 @@ class ExecSink:
 class _ExecWorker(QueuedSink):
     """One command at a time, from a queue that all workers share."""
 
-    def __init__(self, config: ExecConfig, number: int, shared: queue.Queue[Event]) -> None:
+    def __init__(self, config: ExecConfig, number: int, shared: queue.Queue[Event | None]) -> None:
         super().__init__()
         self.name = f"exec {number}"
         self.config, self._queue = config, shared
@@ -268,10 +277,6 @@ class _ExecWorker(QueuedSink):
     def at_work(self) -> bool:
         """Whether a command runs."""
         return self._running is not None
-
-    def stop(self) -> None:
-        """End when nothing is left to run."""
-        self._stopping.set()
 
     def abandon(self) -> None:
         """Kill what runs, and count as lost what was to run after it."""
