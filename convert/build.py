@@ -160,7 +160,7 @@ def _child(module: str, arguments: Sequence[str], mode: str) -> None:
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode < 0:
-        hint = "; recurrent networks convert to float32, float16 and dynamic" if mode in CALIBRATED else ""
+        hint = "; float32, float16 and dynamic ask less of it" if mode in CALIBRATED else ""
         raise ConversionError(
             f"{mode}: TensorFlow's converter crashed ({signal.Signals(-done.returncode).name}){hint}; nothing written"
         )
