@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 HEADER = struct.Struct("<IHHd")  # bytes of samples, 1 if input overflowed before them, 0, seconds (of the device)
 INPUT_OVERFLOW = 2  # portaudio.h: paInputOverflow
 CHECK_SECONDS = 0.5
-BLOCK_SECONDS = 0.15  # fewer wake-ups are less work; the network takes 0.16 at once
+BLOCK_SECONDS = 0.16  # fewer wake-ups are less work; the network takes as much at once
 PREFERRED = ("pulse", "pipewire", "default")  # of devices that have no better claim
 USUAL_RATES = (48_000, 44_100, 16_000, 32_000, 96_000, 8_000)
 MANY_CHANNELS = 8  # more are those of a sound server, which gives as many as it is asked for, and any rate

@@ -78,6 +78,7 @@ class Buffer:
         self._limit = seconds
         self._entries: deque[tuple[float, Any]] = deque()
         self._held = 0.0
+        self._least = 0.0  # seconds of audio that who waits is waiting for
         self._condition = threading.Condition()
 
     def put(self, item: Any, seconds: float = 0.0) -> None:
@@ -87,7 +88,12 @@ class Buffer:
             self._held += seconds
             if self._held > self._limit:
                 self._drop()
-            self._condition.notify()
+            if self._ready():
+                self._condition.notify()
+
+    def _ready(self) -> bool:
+        """Whether there is enough for who waits: audio, or anything else."""
+        return bool(self._entries) and (self._held >= self._least or any(not seconds for seconds, _ in self._entries))
 
     def _drop(self) -> None:
         kept: list[tuple[float, Any]] = []
@@ -104,10 +110,11 @@ class Buffer:
         self._entries.appendleft((0.0, Gap(lost)))
         self._entries.extendleft(reversed(kept))
 
-    def take(self, timeout: float) -> list[Any]:
-        """All that is there, waiting at most ``timeout`` seconds for the first."""
+    def take(self, timeout: float, least: float = 0.0) -> list[Any]:
+        """All that is there, waiting at most ``timeout`` seconds for ``least`` seconds of audio or something else."""
         with self._condition:
-            if not self._entries:
+            self._least = least
+            if not self._ready():
                 self._condition.wait(timeout)
             taken = [item for _, item in self._entries]
             self._entries.clear()
@@ -138,7 +145,7 @@ class Microphone:
         self._thread = threading.Thread(target=self._run, name="microphone", daemon=True)
         self._thread.start()
 
-    def read(self, timeout: float) -> list[Item]:
+    def read(self, timeout: float, least: float = 0.0) -> list[Item]:
         """What has come, audio converted, blocks in a row joined."""
         items: list[Item] = []
         data: list[bytes] = []
@@ -150,7 +157,7 @@ class Microphone:
                     items.append(Samples(samples))
             data.clear()
 
-        for item in self._buffer.take(timeout):
+        for item in self._buffer.take(timeout, least):
             if isinstance(item, bytes):
                 data.append(item)
                 continue

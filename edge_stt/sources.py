@@ -76,8 +76,11 @@ class Source(Protocol):
         """Begin; raises `EdgeSttError` for what can never work."""
         ...
 
-    def read(self, timeout: float) -> list[Item]:
-        """What has come, waiting at most ``timeout`` seconds for the first; never more than a few seconds at once."""
+    def read(self, timeout: float, least: float = 0.0) -> list[Item]:
+        """What has come, waiting at most ``timeout`` seconds for the first; never more than a few seconds at once.
+
+        Nobody is in a hurry for less than ``least`` seconds of audio: a source may wait until there is as much.
+        """
         ...
 
     def close(self) -> None:
@@ -98,7 +101,7 @@ class FileSource:
         """Nothing is read yet."""
         self._blocks = stream_audio(self.path, BLOCK_SECONDS)
 
-    def read(self, timeout: float) -> list[Item]:
+    def read(self, timeout: float, least: float = 0.0) -> list[Item]:
         """One block."""
         if not self._begun:
             self._begun, self._due = True, time.monotonic()
@@ -156,7 +159,7 @@ class PipeSource:
             )
         threading.Thread(target=self._run, name="stdin", daemon=True).start()
 
-    def read(self, timeout: float) -> list[Item]:
+    def read(self, timeout: float, least: float = 0.0) -> list[Item]:
         """One block, or nothing if none comes in time."""
         try:
             return [self._items.get(timeout=timeout)]

@@ -347,7 +347,7 @@ class Script:
     def open(self) -> None:
         pass
 
-    def read(self, timeout: float) -> list[Item]:
+    def read(self, timeout: float, least: float = 0.0) -> list[Item]:
         return list(itertools.islice(self.items, 5)) or [End()]
 
     def close(self) -> None:

@@ -304,6 +304,18 @@ def test_the_buffer_wakes_who_waits() -> None:
     assert buffer.take(WAIT) == [b"x"]
 
 
+def test_who_is_in_no_hurry_is_woken_for_enough_audio_or_anything_else() -> None:
+    buffer = Buffer(5.0)
+    buffer.put(b"x", 0.1)
+    began = time.monotonic()
+    assert buffer.take(0.2, 0.25) == [b"x"]  # what there is when the time is over
+    assert time.monotonic() - began >= 0.2
+    for item, seconds, taken in ((b"z", 0.2, [b"y", b"z"]), (Lost("usb", "gone"), 0.0, [b"y", Lost("usb", "gone")])):
+        buffer.put(b"y", 0.1)
+        threading.Timer(0.1, buffer.put, (item, seconds)).start()
+        assert buffer.take(WAIT, 0.25) == taken
+
+
 def test_a_stereo_device_at_another_rate_is_heard_as_the_file() -> None:
     speech = read_audio(MODERN)
     stereo = (np.stack([np.repeat(speech, 3), 0 * np.repeat(speech, 3)], axis=1) * 32767).astype("<i2")
@@ -378,7 +390,7 @@ def test_the_loop_tells_of_lost_audio_once_a_second() -> None:
         def open(self) -> None:
             pass
 
-        def read(self, timeout: float) -> list[object]:
+        def read(self, timeout: float, least: float = 0.0) -> list[object]:
             self.reads += 1
             if self.reads > 50:
                 signals.stop = "done"
