@@ -113,10 +113,11 @@ class EnergyGate:
         config = self.config
         excess = step - self._noise
         above = np.maximum(excess, 0.0)
-        self._recent = [*self._recent[1:], float(above.mean())]
+        self._recent = [*self._recent[1:], float(np.add.reduce(above)) / len(above)]
         self.level = sum(self._recent) / SMOOTHING
         rise = config.rise_in_speech if speaking else config.rise
-        self._noise += np.float32(rise) * above + np.float32(config.fall) * np.minimum(excess, 0.0)
+        excess -= above  # now what is below the noise, else 0
+        self._noise += np.float32(rise) * above + np.float32(config.fall) * excess
         self._speech = max(self.level, SPEECH_DECAY * self._speech) if speaking else 0.0
         silent = self.level < max(config.closes, config.softer * self._speech)
         self.quiet = self.quiet + self._step_seconds if silent else 0.0

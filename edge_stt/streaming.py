@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
-from .audio import convert_samples
+from .audio import MAX_MAGNITUDE, convert_samples
 from .decoding import LogProbs
 from .endpointing import EndpointConfig, EnergyGate, GateConfig
 from .features import Floats, RunningNormaliser, StreamingLogMel
@@ -87,6 +88,7 @@ class StreamingTranscriber:
         self._stream = self._transcriber.acoustic.stream()
         self._state = self._transcriber.decoder.start()
         self._heard: list[Floats] = []  # log-mel frames of this utterance that the network was given
+        self._given = 0  # how many these are
         self._read = 0  # output frames that the decoder was given
         self._quiet = 0  # of these, those since the last unit
         self._spoken = False
@@ -100,8 +102,10 @@ class StreamingTranscriber:
         They are ``[n]`` or ``[n, channels]``, floats in -1..1 or integers; raises `AudioError` for anything else, and
         for samples that are not finite.
         """
-        frames = self._front_end.accept(convert_samples(samples, self._info.front_end.sample_rate))
-        self._pending = np.concatenate([self._pending, frames])
+        if not _is_plain(samples):
+            samples = convert_samples(samples, self._info.front_end.sample_rate)
+        frames = self._front_end.accept(samples)
+        self._pending = np.concatenate([self._pending, frames]) if len(self._pending) else frames
         events: list[Partial | Final] = []
         while len(self._pending) >= self._chunk:
             chunk, self._pending = self._pending[: self._chunk], self._pending[self._chunk :]
@@ -139,7 +143,7 @@ class StreamingTranscriber:
 
     def _wakes(self, chunk: Floats) -> bool:
         """Give the network a chunk, unless the gate says that it may sleep on; returns whether it was given."""
-        start = self._offset + sum(map(len, self._heard)) + sum(map(len, self._early))
+        start = self._offset + self._given + sum(map(len, self._early))
         if self._gate is not None:  # what went back to be heard again in another utterance was judged before
             self._gate.accept(chunk[max(0, self._judged - start) :], self._spoken)
             self._judged = max(self._judged, start + len(chunk))
@@ -149,13 +153,14 @@ class StreamingTranscriber:
                     self._offset += len(self._early.pop(0))
                 return False
             self._asleep = False
-        self._listen(np.concatenate([*self._early, chunk]))
+        self._listen(np.concatenate([*self._early, chunk]) if self._early else chunk)
         self._early.clear()
         return True
 
     def _listen(self, frames: Floats) -> None:
         """Give further log-mel frames to the network, and what it makes of them to the decoder."""
         self._heard.append(frames)
+        self._given += len(frames)
         self._decode(self._stream.accept(self._normaliser(frames))[self._transcriber.head])
 
     def _decode(self, log_probs: LogProbs) -> None:
@@ -198,7 +203,7 @@ class StreamingTranscriber:
         """Seconds without a unit at the end of what was heard, as far as it is known."""
         silence = self._quiet * self._transcriber.frame_seconds
         if self._gate is not None:
-            frames = sum(map(len, self._heard)) - self._read * self._info.stride
+            frames = self._given - self._read * self._info.stride
             ahead = frames / self._info.front_end.frames_per_second
             if self._gate.quiet >= ahead:
                 silence += ahead
@@ -211,7 +216,7 @@ class StreamingTranscriber:
         if not words:
             return []
         start, end = self._seconds(0), self._seconds(self._read)
-        heard = round((self._offset + sum(map(len, self._heard))) / self._info.front_end.frames_per_second, 3)
+        heard = round((self._offset + self._given) / self._info.front_end.frames_per_second, 3)
         if hypothesis.phrases:
             segments = self._transcriber.phrase_segments(hypothesis, start)
             return [Final(s.text, start, end, s.words, reason, heard, s.score, s.slots) for s in segments]
@@ -233,3 +238,10 @@ class StreamingTranscriber:
         """Time in the stream of an output frame of this utterance."""
         start = self._offset / self._info.front_end.frames_per_second
         return round(start + output_frame * self._transcriber.frame_seconds, 3)
+
+
+def _is_plain(samples: npt.ArrayLike) -> TypeGuard[Floats]:
+    """Whether `convert_samples` would give these back: float32 ``[n]`` that a recording holds. Much cheaper to ask."""
+    if not isinstance(samples, np.ndarray) or samples.dtype != np.float32 or samples.ndim != 1 or not len(samples):
+        return False
+    return bool(samples.min() >= -MAX_MAGNITUDE and samples.max() <= MAX_MAGNITUDE)  # neither is so where one is NaN
