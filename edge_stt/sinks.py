@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import queue
+import select
 import shutil
 import signal
 import socket
@@ -114,6 +115,10 @@ class QueuedSink:
     def idle(self) -> None:
         """Called every `pause` while there is nothing to deliver."""
 
+    def next(self) -> Event | None:
+        """Wait for an event; None is the end. Raises `queue.Empty` where it is time for `idle`, or to stop."""
+        return self._queue.get(timeout=0.0 if self.stopping else self.pause())
+
     def teardown(self) -> None:
         """After the last event, in the sink's thread."""
 
@@ -123,9 +128,9 @@ class QueuedSink:
             self.setup()
             while True:
                 try:
-                    event = self._queue.get(timeout=0.0 if self._stopping.is_set() else self.pause())
+                    event = self.next()
                 except queue.Empty:
-                    if self._stopping.is_set():
+                    if self.stopping:
                         break
                     self.idle()
                     continue
@@ -325,12 +330,14 @@ class _ExecWorker(QueuedSink):
 
 CLIENT_BYTES = 1 << 18  # that may wait for a client before it is dropped
 MAX_CLIENTS = 64
+FULL_SECONDS = 0.25  # until it is tried again to take clients
 
 
 class SocketSink(QueuedSink):
     """JSON lines for any number of clients of a Unix socket. Who does not read is dropped; what they send is ignored.
 
-    Whoever connects is first told whether the daemon listens or waits for its microphone.
+    Whoever connects is first told whether the daemon listens or waits for its microphone. The thread sleeps until
+    there is an event, or a client does something.
     """
 
     name = "socket"
@@ -340,6 +347,10 @@ class SocketSink(QueuedSink):
         self.path = path
         self.dropped = 0
         self._server: socket.socket | None = None
+        self._full = False  # the system would give no more clients
+        self._woken, self._waker = socket.socketpair()
+        for end in (self._woken, self._waker):
+            end.setblocking(False)
         self._clients: dict[socket.socket, bytearray] = {}  # and what waits to be sent to them
         self._state = b""
 
@@ -364,9 +375,34 @@ class SocketSink(QueuedSink):
             self._clients[client].extend(line)
             self._send(client)
 
-    def pause(self) -> float:
-        """Short while something waits to be sent."""
-        return 0.01 if any(self._clients.values()) else 0.25
+    def accept(self, event: Event) -> None:
+        """Queue an event, and wake the thread."""
+        super().accept(event)
+        self._wake()
+
+    def stop(self) -> None:
+        """The same for the end."""
+        super().stop()
+        self._wake()
+
+    def _wake(self) -> None:
+        with suppress(OSError):  # full: then it is awake; closed: then it has ended
+            self._waker.send(b".")
+
+    def next(self) -> Event | None:
+        """Wait for an event, or for a client that comes, goes, or takes what waits for it."""
+        assert self._server is not None
+        if self._queue.empty() and not self.stopping:
+            poll = select.poll()
+            poll.register(self._woken, select.POLLIN)
+            if not self._full:
+                poll.register(self._server, select.POLLIN)
+            for client, waiting in self._clients.items():
+                poll.register(client, select.POLLIN | (select.POLLOUT if waiting else 0))
+            poll.poll(1000.0 * FULL_SECONDS if self._full else None)
+        with suppress(BlockingIOError):
+            self._woken.recv(65_536)
+        return self._queue.get_nowait()
 
     def idle(self) -> None:
         """Take new clients, send on to slow ones, let go of those that went."""
@@ -388,10 +424,13 @@ class SocketSink(QueuedSink):
         if self._server is not None:
             self._server.close()
             remove(self.path)
+        self._woken.close()
+        self._waker.close()
 
     def _welcome(self) -> None:
         assert self._server is not None
-        with suppress(OSError):
+        self._full = False
+        try:
             while True:
                 client, _ = self._server.accept()
                 if len(self._clients) >= MAX_CLIENTS:
@@ -399,6 +438,10 @@ class SocketSink(QueuedSink):
                     continue
                 client.setblocking(False)
                 self._clients[client] = bytearray(self._state)
+        except BlockingIOError:
+            pass
+        except OSError:  # too many files are open: who waits at the door would wake this thread again and again
+            self._full = True
 
     def _send(self, client: socket.socket) -> None:
         waiting = self._clients.get(client)

@@ -112,6 +112,37 @@ def test_clients_that_leave_or_talk_are_no_matter(path: str) -> None:
     sink.close(WAIT)
 
 
+def test_clients_that_the_system_cannot_take_are_tried_again_but_not_all_the_time(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = SocketSink(path)
+    tries: list[float] = []
+    welcome = sink._welcome
+    refused = True
+
+    class Full:
+        def accept(self) -> None:
+            tries.append(time.monotonic())
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    def try_to_welcome() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            if refused:
+                patch.setattr(sink, "_server", Full())
+            welcome()
+
+    monkeypatch.setattr(sink, "_welcome", try_to_welcome)
+    sink.open()
+    client = connect(path)
+    wait_until(lambda: len(tries) >= 3)
+    assert tries[2] - tries[0] >= 0.4
+    refused = False
+    wait_until(lambda: sink.clients == 1)
+    sink.accept(final(1))
+    assert next(lines(client))["text"] == "turn on the light"
+    sink.close(WAIT)
+
+
 def test_a_stale_socket_is_replaced_and_one_in_use_is_not(path: str) -> None:
     stale = socket.socket(socket.AF_UNIX)
     stale.bind(path)
