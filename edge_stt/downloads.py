@@ -9,7 +9,7 @@ import urllib.request
 from pathlib import Path
 from typing import IO
 
-from .errors import PackageError
+from .errors import PackageError, reason
 from .package import MAX_FILE_BYTES
 
 TIMEOUT = 30.0  # seconds without a byte
@@ -35,10 +35,11 @@ def fetch(address: str, path: Path) -> Path:
         if expected is not None and got < int(expected):
             raise PackageError(f"{address}: the download broke off after {got} of {expected} bytes; try again")
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise PackageError(f"{address} cannot be fetched: {reason}") from error
+        cause = getattr(error, "reason", None) or error
+        said = cause if isinstance(cause, str) else reason(cause)
+        raise PackageError(f"{address} cannot be fetched: {said}") from error
     except OSError as error:
-        raise PackageError(f"{address} cannot be fetched: {error.strerror or error}") from error
+        raise PackageError(f"{address} cannot be fetched: {reason(error)}") from error
     return path
 
 

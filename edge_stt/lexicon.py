@@ -323,7 +323,7 @@ class Lexicon:
                 count = header["lengths"][name]
                 arrays.append(np.frombuffer(payload, dtype, count, offset))
                 offset += -(-arrays[-1].nbytes // 8) * 8
-        except (ValueError, KeyError, TypeError, struct.error) as error:
+        except (ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
             raise DecodingError(f"{what} is damaged or something else ({error}); build it again") from error
         return cls(units, *arrays)
 

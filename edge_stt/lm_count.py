@@ -48,7 +48,7 @@ def read_sentences(
         with path.open("rb") as raw:
             lines: Iterable[bytes] = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
             for number, line in enumerate(lines, 1):
-                text = json.loads(line)["text"] if manifest else line.decode()
+                text = _text_of(line, f"{path}:{number}") if manifest else line.decode()
                 words = (normaliser(text) if normalise else text).split()
                 if words:
                     yield words
@@ -56,10 +56,22 @@ def read_sentences(
                     progress("reading", raw.tell() / size)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}:{number}: not UTF-8 text: convert it first") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}:{number}: no JSON object with a 'text': {error}") from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {reason(error)}") from error
+
+
+def _text_of(line: bytes, source: str) -> str:
+    """The text of a manifest's line; raises `DataError`, naming the ``source``."""
+    try:
+        item = json.loads(line)
+    except UnicodeDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{source}: no JSON object with a 'text': {reason(error)}") from error
+    text = item.get("text") if isinstance(item, dict) else None
+    if not isinstance(text, str):
+        raise DataError(f"{source}: no JSON object with a 'text' of letters; one line is one clip of a manifest")
+    return text
 
 
 class _Numbers(dict[str, int]):

@@ -159,7 +159,7 @@ def read(path: Path, verify: bool = True) -> LanguageModel:
         for above, below in itertools.pairwise(levels):
             if above.first_child[-1] != len(below.words):
                 raise ValueError("children do not add up")
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise DecodingError(f"{path} is damaged ({error}): copy or build it again") from error
     return LanguageModel(vocabulary, levels, str(path))
 

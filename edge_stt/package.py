@@ -131,7 +131,7 @@ class ModelPackage:
             raise PackageError(f"no model package at {path}")
         try:
             data = json.loads(_read(path, INFO_FILE))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # nested a hundred thousand times
             raise PackageError(f"{path}: {INFO_FILE} is damaged ({error})") from error
         if not isinstance(data, dict) or not isinstance(data.get("format_version"), int):
             raise PackageError(f"{path} is not an edge-stt model package: {INFO_FILE} has no format_version")
@@ -211,6 +211,8 @@ def check_destination(path: Path, overwrite: bool) -> None:
         raise PackageError(f"{path} exists; choose another name or overwrite it (--overwrite)")
     if path.is_dir() and not (path / INFO_FILE).exists() and any(path.iterdir()):
         raise PackageError(f"{path} is a folder of something else than a model package; choose another name")
+    if path.exists() and path.suffix != ".zip" and not path.is_dir():
+        raise PackageError(f"{path} is no model package; choose another name: a folder's, or one that ends in .zip")
 
 
 def write_package(path: Path, info: ModelInfo, files: Mapping[str, bytes], overwrite: bool = False) -> ModelPackage:

@@ -77,7 +77,7 @@ def _unpack(data: bytes, magic: bytes, what: str) -> tuple[dict[str, object], by
         (length,) = struct.unpack_from("<I", data, 8)
         header = json.loads(data[12 : 12 + length])
         return dict(header), zlib.decompress(data[12 + length :])
-    except (ValueError, TypeError, struct.error, zlib.error) as error:
+    except (ValueError, TypeError, struct.error, zlib.error, RecursionError) as error:
         raise DataError(f"{what} is damaged or something else ({error}); build it again") from error
 
 

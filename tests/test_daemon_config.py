@@ -40,6 +40,7 @@ def read(tmp_path: Path, content: str | bytes) -> DaemonConfig:
         ("[exec]\ncommand = [1]\n", "exec.command must be a list of texts"),
         ("[gate]\nenabled = 0\n", "gate.enabled must be true or false, not 0"),
         ("[gate\n", "not valid TOML"),
+        ("gate = " + "[" * 100_000, "not valid TOML"),
         (b"\xff\xfe", "not UTF-8"),
         (b" " * (1 << 21), "larger than any configuration"),
     ],

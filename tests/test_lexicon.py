@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import struct
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_stt import files, lm_file, report
+from edge_stt import files, lexicon, lm_file, report
 from edge_stt.errors import DecodingError, EdgeSttError
 from edge_stt.lexicon import LOG_STEP, MAX_UNITS, ROOT, Lexicon
 from edge_stt.units import ARPABET, ENGLISH_CHARACTERS
@@ -203,6 +205,12 @@ def test_damage_is_noticed(data: st.DataObject) -> None:
         del content[data.draw(st.integers(0, len(content) - 1)) :]
     with pytest.raises(DecodingError, match=r"words\.lexicon"):
         Lexicon.from_buffer(bytes(content), "words.lexicon")
+
+
+def test_a_header_nested_without_end_is_refused() -> None:
+    content = struct.pack("<Q", 100_000) + b"[" * 100_000
+    with pytest.raises(DecodingError, match=r"words\.lexicon is damaged"):
+        Lexicon.from_buffer(lexicon.MAGIC + struct.pack("<Q", zlib.crc32(content)) + content, "words.lexicon")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Language models: scoring, ARPA files, the compact form."""
 
 import gzip
+import hashlib
 import math
 import struct
 import time
@@ -318,6 +319,14 @@ def test_damage_to_the_compact_form_is_found(tmp_path: Path) -> None:
             LanguageModel.load(path)
     path.write_bytes(whole[:12] + struct.pack("<I", 99) + whole[16:])
     with pytest.raises(DecodingError, match="format 99"):
+        LanguageModel.load(path)
+
+
+def test_a_header_nested_without_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.lm"
+    body = struct.pack("<Q", 100_000) + b"[" * 100_000
+    path.write_bytes(struct.pack("<12sI32s", lm_file.MAGIC, 1, hashlib.sha256(body).digest()) + body)
+    with pytest.raises(DecodingError, match="is damaged"):
         LanguageModel.load(path)
 
 

@@ -372,6 +372,9 @@ def test_order_too_long_for_the_vocabulary(text: Path) -> None:
         ("cut.txt.gz", gzip.compress(b"some text " * 99)[:-20], "cannot be read"),
         ("bad.jsonl", b'{"text": "fine"}\n{"words": 1}\n', "bad.jsonl:2: no JSON object with a 'text'"),
         ("bad2.jsonl", b"[1]\n", "bad2.jsonl:1: no JSON"),
+        ("bad3.jsonl", b'{"text": 5}\n', "bad3.jsonl:1: no JSON object with a 'text' of letters"),
+        ("bad4.jsonl", b"[" * 100_000, "bad4.jsonl:1: no JSON"),
+        ("latin1.jsonl", b'{"text": "caf\xe9"}\n', r"latin1.jsonl:1: not UTF-8"),
         ("marks.txt", b"<s> a b </s>\n", "contain <s>"),
     ],
 )

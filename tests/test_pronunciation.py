@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import struct
 import subprocess
 import sys
 from dataclasses import replace
@@ -211,6 +212,10 @@ def test_missing_files_are_said(tmp_path):
     with pytest.raises(DataError, match="cannot read"):
         Pronouncer.load(tmp_path / "none.bin")
     (tmp_path / "other.bin").write_bytes(b"not a model")
+    nested = struct.pack("<I", 100_000) + b"[" * 100_000
+    (tmp_path / "nested.bin").write_bytes(b"ESTTG2P1" + nested)
+    with pytest.raises(DataError, match="damaged or something else"):
+        Pronouncer.load(tmp_path / "nested.bin")
     with pytest.raises(DataError, match="damaged or something else"):
         Pronouncer.load(tmp_path / "other.bin")
 
