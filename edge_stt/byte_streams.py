@@ -11,7 +11,7 @@ import struct
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from .errors import AudioError
+from .errors import AudioError, printable
 
 COPY_BYTES = 65_536  # read from a stream at once
 MAX_WAV_HEADER = 1 << 20  # bytes of other chunks accepted before the samples of a WAV on a pipe
@@ -157,7 +157,7 @@ def open_file(path: str | os.PathLike[str], name: str) -> BinaryIO:
 
 def printable_path(path: str | os.PathLike[str]) -> str:
     """A path for a message: one line, and printable even where the file name is not valid UTF-8."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in readable_path(path))
+    return printable(readable_path(path))
 
 
 def readable_path(path: str | os.PathLike[str]) -> str:

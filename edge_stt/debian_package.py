@@ -37,6 +37,8 @@ class Deb:
 
 def read_deb(path: Path) -> Deb:
     """The control file of a package; raises `DebError` for anything else."""
+    if not path.exists():
+        raise DebError(f"there is no {path}: build the package with deploy/build-deb")
     try:
         control = _control(path.read_bytes())
         fields = dict(re.findall(r"^([\w-]+): (.*)$", control, re.MULTILINE))
@@ -78,8 +80,6 @@ def choose_deb(source: Path, arch: str, codename: str) -> Deb:
         if not debs:
             raise DebError(f"{source} has no package for {arch} and {codename}: deploy/build-deb {arch} {codename}")
         return max(debs, key=lambda deb: deb.path.stat().st_mtime)
-    if not source.exists():
-        raise DebError(f"there is no {source}: build the package with deploy/build-deb {arch} {codename}")
     deb = read_deb(source)
     if deb.arch != arch:
         raise DebError(f"{source.name} is for {deb.arch}, but the machine is {arch}")

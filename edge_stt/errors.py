@@ -10,6 +10,11 @@ def reason(error: Exception) -> str:
     return " ".join(str((isinstance(error, OSError) and error.strerror) or error).split())
 
 
+def printable(text: str) -> str:
+    """A message as one line that a terminal can show: names of files may hold line breaks, and anything else."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 class EdgeSttError(Exception):
     """Base of all errors this package raises on purpose; the command line prints its text and exits with 1."""
 

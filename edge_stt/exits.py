@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from .errors import EdgeSttError, UsageError
+from .errors import EdgeSttError, UsageError, printable
 
 
 def run_to_exit(action: Callable[[], object]) -> None:
@@ -50,7 +50,7 @@ def _end(*_: object) -> None:
 
 def _complain(text: str, code: int) -> None:
     if sys.stderr is not None:
-        sys.stderr.write(f"edge-stt: {text}\n")
+        sys.stderr.write(f"edge-stt: {printable(text)}\n")
     sys.exit(code)
 
 

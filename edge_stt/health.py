@@ -22,7 +22,7 @@ import numpy as np
 
 from .audio import read_audio
 from .capture_process import list_devices
-from .errors import EdgeSttError, RuntimeMissingError
+from .errors import EdgeSttError, RuntimeMissingError, printable
 from .interpreter import RUNTIMES, AcousticModel, find_runtime
 from .machine import condition, machine, pi_flag_names
 from .package import ModelPackage
@@ -114,7 +114,7 @@ def _guarded(name: str, check: Callable[[], str], fix: str) -> Check:
     except NoteError as note:
         return Check(name, True, str(note), note.fix, note=True)
     except EdgeSttError as error:
-        return Check(name, False, str(error), fix)
+        return Check(name, False, printable(str(error)), fix)
     except Exception as error:  # a check must not bring down the others
         return Check(name, False, f"{type(error).__name__}: {error}".splitlines()[0], fix)
 

@@ -89,10 +89,19 @@ CALIBRATE = ["decoder", "calibrate", "none", "none.txt", "none.jsonl", "-o", "no
         ([*CALIBRATE, "--noise", "x", "--snr", "20", "5"], 2, "--snr 20 5 is no range; write the lower number first"),
         ([*CALIBRATE, "--noise", "x", "--snr", "5", "nan"], 2, "--snr 5 nan is no range"),
         ([*CALIBRATE, "--snr", "5", "20"], 2, "--snr needs --noise"),
+        (["decoder", "confidence", "none", "none.jsonl", "--plot", str(DATA)], 2, "is a folder; name a file"),
+        (["model", "install", ""], 2, "the name of the package is empty"),
+        (["deploy", "pi@nowhere.invalid", "--deb", "none.deb"], 1, "there is no none.deb"),
     ],
 )
 def test_wrong_calls(arguments: list[str], code: int, text: str) -> None:
     assert_one_line_error(run(*arguments), code, text)
+
+
+def test_a_file_name_of_two_lines_is_an_error_of_one() -> None:
+    done = run("transcribe", "--model", "one\ntwo", DEMO)
+    assert (done.returncode, done.stderr) == (1, "edge-stt: no model package at one\\ntwo\n")
+    assert "FAIL model package: no model package at one\\ntwo\n" in run("doctor", "--model", "one\ntwo").stdout
 
 
 def test_an_unknown_runtime_is_named() -> None:

@@ -156,6 +156,8 @@ def confidence(
     """
     if out is not None:
         check_destination(out, overwrite)
+    if plot is not None and plot.is_dir():
+        raise UsageError(f"--plot {plot} is a folder; name a file to write the plot to")
     require_jiwer()
     loaded = ModelPackage.load(package)
     config = DecodingConfig.of(loaded)

@@ -28,12 +28,14 @@ def deploy(
     It can be run again and again. When the service or the model does not work there, or after Ctrl-C, all is put back
     as it was.
     """
-    from ..debian_package import choose_deb
+    from ..debian_package import choose_deb, read_deb
     from ..deployment import Deployment, check, check_space, look
     from ..package import ModelPackage
     from ..remote import Remote
 
     options = _split(ssh_options)
+    if deb is not None and not deb.is_dir():
+        read_deb(deb)  # before the machine is asked anything
     if package is not None:
         ModelPackage.load(package)
     with Remote(host, options) as remote:

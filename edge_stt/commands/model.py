@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import UsageError
 from ..recogniser import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def install(
     """Verify a package and copy it to the installed models; it becomes the active one."""
     from ..downloads import fetch
 
+    if not package:  # an unset variable of a shell; as a Path it would be the current folder
+        raise UsageError("the name of the package is empty; name a folder, a zip or an https address")
     store = _store(require_signature, public_key)
     with tempfile.TemporaryDirectory(prefix="edge-stt-") as folder:
         source = fetch(package, Path(folder) / "package.zip") if "://" in package else Path(package)
