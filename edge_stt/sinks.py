@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from .errors import EdgeSttError
-from .events import Event, FinalEvent, ListeningEvent, WaitingEvent
+from .events import Event, FinalEvent, ListeningEvent, ReloadedEvent, WaitingEvent
 from .settings import setting
 from .unix_socket import listen_on, remove
 
@@ -374,6 +374,8 @@ class SocketSink(QueuedSink):
         for client in list(self._clients):
             self._clients[client].extend(line)
             self._send(client)
+        if isinstance(event, ReloadedEvent) and not os.path.lexists(self.path):
+            self._listen_again()
 
     def accept(self, event: Event) -> None:
         """Queue an event, and wake the thread."""
@@ -426,6 +428,14 @@ class SocketSink(QueuedSink):
             remove(self.path)
         self._woken.close()
         self._waker.close()
+
+    def _listen_again(self) -> None:
+        """Put back the socket's file, which somebody deleted; who is connected stays."""
+        server = listen_on(self.path)
+        server.setblocking(False)
+        if self._server is not None:
+            self._server.close()
+        self._server = server
 
     def _welcome(self) -> None:
         assert self._server is not None

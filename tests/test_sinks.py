@@ -21,7 +21,7 @@ import pytest
 
 from edge_stt.audio_keeper import AudioKeeper, RecentAudio
 from edge_stt.errors import EdgeSttError
-from edge_stt.events import FinalEvent, ListeningEvent
+from edge_stt.events import FinalEvent, ListeningEvent, ReloadedEvent
 from edge_stt.metrics import Metrics, MetricsConfig, MetricsOutput
 from edge_stt.recogniser import Word
 from edge_stt.sinks import QUEUE_EVENTS, ExecConfig, ExecSink, SocketSink, StdoutSink
@@ -141,6 +141,23 @@ def test_clients_that_the_system_cannot_take_are_tried_again_but_not_all_the_tim
     sink.accept(final(1))
     assert next(lines(client))["text"] == "turn on the light"
     sink.close(WAIT)
+
+
+def test_a_socket_that_was_deleted_comes_back_when_the_settings_are_read_again(path: str) -> None:
+    sink = SocketSink(path)
+    sink.open()
+    before = connect(path)
+    wait_until(lambda: sink.clients == 1)
+    first = sink._server
+    Path(path).unlink()
+    sink.accept(ReloadedEvent(changed=()))
+    wait_until(lambda: sink._server is not first)
+    after = connect(path)
+    wait_until(lambda: sink.clients == 2)
+    sink.accept(final(1))
+    assert [next(lines(client))["event"] for client in (before, after)] == ["reloaded", "final"]
+    sink.close(WAIT)
+    assert not Path(path).exists()
 
 
 def test_a_stale_socket_is_replaced_and_one_in_use_is_not(path: str) -> None:
