@@ -162,7 +162,7 @@ def test_only_https_is_fetched(tmp_path: Path, address: str) -> None:
 
 @pytest.mark.parametrize("address", ["http://localhost:1/a", "http://127.0.0.1:1/a", "http://[::1]:1/a"])
 def test_http_from_this_machine_is_tried(tmp_path: Path, address: str) -> None:
-    with pytest.raises(PackageError, match="cannot be fetched: [A-Z]"):
+    with pytest.raises(PackageError, match=r"cannot be fetched: [A-Z]"):
         fetch(address, tmp_path / "model.zip")
 
 
