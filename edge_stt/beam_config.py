@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import Any
 
 from .errors import DecodingError
 
@@ -75,5 +77,9 @@ class BeamConfig:
             ("history_frames", 1, INFINITY),
         ):
             value = getattr(self, name)
-            if not low <= value <= high:  # so NaN is refused too
-                raise DecodingError(f"{name} must lie between {low:g} and {high:g}, not {value:g}")
+            is_number = isinstance(value, Real)
+            if not is_number or not low <= value <= high:  # so NaN is refused too
+                raise DecodingError(f"{name} must lie between {low:g} and {high:g}, not {value}")
+        width: Any = self.beam_width
+        if not isinstance(width, Integral):
+            raise DecodingError(f"beam_width must be a whole number, not {width}")

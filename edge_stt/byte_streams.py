@@ -143,6 +143,8 @@ def fill(stream: ByteStream, head: bytes, size: int, name: str) -> bytes:
 
 def open_file(path: str | os.PathLike[str], name: str) -> BinaryIO:
     """Open a file or named pipe for reading; raises `AudioError` that says what stands in the way."""
+    if not os.fspath(path):  # as a Path it would be the current folder
+        raise AudioError("the name of a file is empty; name a file")
     try:
         return Path(path).open("rb")
     except FileNotFoundError:

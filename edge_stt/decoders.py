@@ -182,7 +182,7 @@ def check_decoder(name: str) -> None:
     if name == "phrases":
         raise UnknownDecoderError("the decoder phrases is not chosen by name: give phrases, or greedy, beam or lexicon")
     if name not in DECODERS:
-        near = nearest(name, DECODERS)
+        near = nearest(str(name), DECODERS)
         hint = f"did you mean {near[0]!r}?" if near else "choose greedy, beam or lexicon"
         raise UnknownDecoderError(f"unknown decoder {name!r}; {hint}")
 

@@ -126,7 +126,10 @@ class ModelPackage:
 
         Raises `PackageError` with the reason when it is missing, damaged, foreign, edited by hand or of a newer format.
         """
-        path = Path(path)
+        try:
+            path = Path(path)
+        except TypeError as error:
+            raise PackageError(f"a model package is named by its path, not by {path!r}") from error
         if not path.exists():
             raise PackageError(f"no model package at {path}")
         try:

@@ -27,7 +27,7 @@ import soundfile
 
 import edge_stt
 from edge_stt.audio import read_audio
-from edge_stt.errors import AudioError, DecodingError
+from edge_stt.errors import AudioError, DecodingError, EdgeSttError
 from edge_stt.features import Floats, FrontEndConfig, StreamingLogMel
 from edge_stt.live import CLEAR_LINE
 from edge_stt.recogniser import Segment, Word
@@ -609,6 +609,8 @@ def test_python_takes_paths_open_files_and_samples_of_many_kinds() -> None:
     for source in (integers.tobytes(), None, 3, [integers.tobytes()]):
         with pytest.raises(AudioError):
             model.transcribe(source)  # type: ignore[arg-type]
+    with pytest.raises(AudioError, match="the name of a file is empty"):
+        model.transcribe("")
     for source in (None, 3, iter([0.0])):
         with pytest.raises(AudioError, match="is no sound; give a path, an open file, or samples"):
             model.transcribe(source)  # type: ignore[arg-type]
@@ -634,6 +636,20 @@ def test_hot_words_and_phrases_of_the_wrong_type_are_refused_in_python() -> None
     for phrases in (["lights on"], 5):
         with pytest.raises(DecodingError, match=r"phrases are a Grammar, .*, not "):
             edge_stt.load_model(phrases=phrases)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"path": 5}, "named by its path, not by 5"),
+        ({"decoder": 5}, "unknown decoder 5"),
+        ({"beam_width": "x"}, "beam_width must lie between 1 and 4096, not x"),
+        ({"beam_width": 1.5}, r"beam_width must be a whole number, not 1\.5"),
+    ],
+)
+def test_settings_of_the_wrong_type_are_refused_in_python(wrong: dict[str, Any], text: str) -> None:
+    with pytest.raises(EdgeSttError, match=text):
+        edge_stt.load_model(**wrong)
 
 
 def test_the_file_in_json_is_the_name_as_it_is(tmp_path: Path) -> None:
