@@ -25,6 +25,8 @@ sys.meta_path.insert(0, Finder())
 main()
 """
 TRAIN = ["train", "--data", "none", "--dev", "none", "--run", "r"]
+SET = ["train", "--data", "set", "--dev", "set", "--run", "r"]
+RUN = ROOT / "train" / "runs" / "conv-8m-long"
 
 
 @pytest.mark.parametrize(
@@ -34,7 +36,23 @@ TRAIN = ["train", "--data", "none", "--dev", "none", "--run", "r"]
         ([*TRAIN, "--config", "none.toml"], 1, "the config none.toml cannot be read: No such file or directory"),
         ([*TRAIN, "--config", "bad.toml"], 1, "the config bad.toml cannot be read: "),
         ([*TRAIN, "--set", "steps"], 2, "an override is section.key=value, not 'steps'"),
-        (["train", "--data", "set", "--dev", "set", "--run", "r", "--init", "none"], 1, "--init none: "),
+        ([*SET, "--init", "none"], 1, "--init none: "),
+        ([*SET, "--config", "unknown.toml"], 1, "config: unknown key 'stepz'; did you mean 'steps'?"),
+        ([*SET, "--set", "model.blocks=0"], 1, "config: model.channels, model.stem_channels and model.blocks must be"),
+        ([*SET, "--set", "model.family=rnn"], 1, "config.model: unknown family 'rnn'; known: conv, ds2"),
+        ([*SET, "--set", "model={family='ds2', lookahead=0}"], 1, "config: model.lookahead must be at least 1"),
+        ([*SET, "--set", "model.branches={x=1}"], 1, "config: model.branches has 'x'; the heads are characters, phone"),
+        ([*SET, "--set", "language=klingon"], 1, "there is no language 'klingon'"),
+        ([*SET, "--set", "teacher.runs=none"], 1, "none is not a training run"),
+        ([*SET, "--set", "teacher.runs=set"], 1, "set is not a training run"),
+        (
+            [*SET, "--set", f"teacher.runs={RUN}", "--set", "model.strides=[4, 2]"],
+            1,
+            f"{RUN} cannot teach this model: its",
+        ),
+        ([*SET, "--set", f"teacher.runs={RUN}", "--set", "language=german"], 1, f"{RUN} cannot teach this model: its"),
+        (["train", "grow", RUN, "--config", "unknown.toml", "-o", "out"], 1, "config: unknown key 'stepz'"),
+        (["train", "grow", RUN, "--config", "branches.toml", "-o", "out"], 1, "config: model.branches has 'x'"),
         (["train", "shards", "none", "-o", "out"], 1, "none is not a prepared set"),
         (["train", "grow", "none", "--config", CONFIG, "-o", "out"], 1, "none is not a training run"),
         (["convert", "none", "-o", "out"], 1, "none is not a training run"),
@@ -51,6 +69,8 @@ TRAIN = ["train", "--data", "none", "--dev", "none", "--run", "r"]
 )
 def test_before_tensorflow_is_loaded(arguments: list[object], code: int, text: str, tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("steps = ")
+    (tmp_path / "unknown.toml").write_text("stepz = 3\n")
+    (tmp_path / "branches.toml").write_text("[model]\nbranches = {x = 1}\n")
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "report.json").write_text("{}")
     command = [sys.executable, "-c", CODE, *map(str, arguments)]
@@ -59,3 +79,19 @@ def test_before_tensorflow_is_loaded(arguments: list[object], code: int, text: s
     assert done.returncode == code, done.stderr
     assert done.stderr.startswith(f"edge-stt: {text}")
     assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("override", ["steps=0", "stepz=1", "model.strides=[0]", "model.family=rnn"])
+def test_a_config_is_checked_without_keras(override: str) -> None:
+    code = f"""
+import sys
+from edge_stt.errors import DataError
+from train.config import load_config
+try:
+    load_config(None, [{override!r}])
+except DataError:
+    print([name for name in ("tensorflow", "keras", "jax") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

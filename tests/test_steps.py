@@ -23,26 +23,23 @@ import json, sys
 import numpy as np
 from train.batches import collate
 from train.checkpoint import load_arrays, save_arrays
-from train.config import BatchConfig, TrainConfig
+from train.config import BatchConfig, TeacherConfig, TrainConfig
 from train.models.base import build_network
 from train.models.conv import ConvConfig
 from train.steps import make_steps
 from train.teacher import Teachers
-from edge_stt.features import FeatureStatistics
-from edge_stt.units import UnitSet
+from train.finished import FinishedRun
 from pathlib import Path
 
 config = TrainConfig(
+    teacher=TeacherConfig(tuple(sys.argv[4:])),
     batches=BatchConfig(masked_statistics=True, consistency_weight=float(sys.argv[3])),
     model=ConvConfig(stem_channels=8, channels=16, blocks=1, dropout=0.0)
 )
 teachers = None
-if len(sys.argv) > 4:
-    run = Path(sys.argv[4])
-    described = json.loads((run / "model.json").read_text())
-    units = {h: UnitSet(u["name"], u["kind"], tuple(u["symbols"])) for h, u in described["heads"].items()}
-    statistics = FeatureStatistics(*(np.float32(described["statistics"][key]) for key in ("mean", "std")))
-    teachers = Teachers((str(run),), units, statistics, 4)
+if config.teacher.runs:
+    data = FinishedRun.read(Path(config.teacher.runs[0]))
+    teachers = Teachers(config, data.heads, data)
 steps = make_steps(config, build_network(config.model, {"characters": 29, "phonemes": 41}), teachers)
 steps.initialise(load_arrays(Path(sys.argv[1])), sys.argv[1])
 rng = np.random.default_rng(1)

@@ -218,18 +218,67 @@ def test_a_prepared_set_whose_files_do_not_fit_is_refused(
     [
         ("optimiser.learning_rate=1", "optimizer"),
         ("optimizer.learning_rat=1", "learning_rate"),
-        ("optimizer.learning_rate='x'", "must be float"),
+        ("optimizer.learning_rate='x'", "learning_rate must be a number, not 'x'"),
         ("optimizer.learning_rate=-1.0", "above 0"),
+        ("optimizer.learning_rate=nan", "must be a number, not nan"),
         ("steps", "key=value"),
+        ("steps=2.0", "steps must be a whole number"),
+        ("steps=true", "steps must be a whole number"),
+        ("seed=-1", "seed must be at least 0"),
+        ("teacher=3", "teacher is a table"),
+        ("teacher.runs=[1]", "an item of runs must be text, not 1"),
+        ("teacher.runs=3", "runs must be a list"),
+        ("teacher.weight=-1", "teacher.weight must be at least 0"),
+        ("head_weights={characters='x'}", "head_weights.characters must be a number"),
+        ("batches.corpus_weights={a='x'}", "corpus_weights.a must be a number"),
+        ("batches.variant_weights={plain=-1}", "variant_weights.plain must be at least 0"),
+        ("model=3", "model is a table"),
         ("model.dropout=2.0", "dropout"),
+        ("model.kernel=1", "kernel must be at least 2"),
+        ("model.right_context=-1", "right_context must be at least 0"),
+        ("model.strides=2", "strides must be a list"),
+        ("model.strides=[]", "strides are one or more numbers"),
+        ("model.strides=[2, 0]", "strides are one or more numbers"),
+        ("model.strides=[2, 6]", "strides are one or more numbers"),
+        ("model.strides=[2, 'x']", "an item of strides must be a whole number, not 'x'"),
+        ("model.strides=[1.5]", "an item of strides must be a whole number"),
+        ("model.strides=[true]", "an item of strides must be a whole number"),
+        ("model.branches=2", "branches is a table"),
+        ("model.branches={phonemes=5}", "branches.phonemes must be 1 to model.blocks, not 5"),
+        ("model.branches={phonemes='x'}", "branches.phonemes must be a whole number"),
+        ("model={family='ds2', conv_channels=['x', 2]}", "an item of conv_channels must be a whole number"),
+        ("model={family='ds2', strides=[2]}", "unknown key 'strides'"),
     ],
 )
 def test_bad_settings_are_refused(override: str, message: str) -> None:
-    pytest.importorskip("keras", reason="needs the train extra")
     from train.config import load_config
 
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as caught:
         load_config(None, [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_setting_of_what_is_no_table() -> None:
+    from train.config import load_config
+
+    with pytest.raises(DataError, match="steps is no table"):
+        load_config(None, ["steps=3", "steps.x=1"])
+
+
+def test_a_config_is_the_same_when_it_was_stored(tmp_path: Path) -> None:
+    """And one that was stored before there were strides, branches and teachers has their defaults."""
+    from train.config import config_of_run, load_config, to_dict
+
+    config = load_config(None, ["model.strides=[2, 4]", "model.branches={phonemes=2}", "teacher.runs=a"])
+    assert (config.model.strides, config.teacher.runs) == ((2, 4), ("a",))
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+    assert config_of_run(tmp_path) == config
+    (tmp_path / "config.json").write_text('{"model": {"family": "conv", "blocks": 3}}')
+    assert config_of_run(tmp_path) == load_config(None, ["model.blocks=3"])
+    for damaged in ("[]", "{", "3"):
+        (tmp_path / "config.json").write_text(damaged)
+        with pytest.raises(DataError, match="is not a training run"):
+            config_of_run(tmp_path)
 
 
 def test_labels_that_need_more_frames_than_there_are() -> None:
@@ -397,6 +446,13 @@ REFUSED: list[tuple[str, Callable[[Path], object], Callable[[Any, Path], Any]]] 
         lambda folder: None,
         lambda config, folder: replace(config, model=replace(config.model, channels=24, dropout=0.2)),
     ),
+    (
+        r"model.strides is \(2, 2\) there, \(2, 4\) here; model.branches is \{\} there",
+        lambda folder: None,
+        lambda config, folder: replace(
+            config, model=replace(config.model, strides=(2, 4), branches={"characters": 1}, dropout=0.1)
+        ),
+    ),
     ("the train data are others", lambda folder: _other_texts(folder, "train"), lambda config, folder: config),
     ("the dev data are others", lambda folder: _other_texts(folder, "dev"), lambda config, folder: config),
     ("the training data have other statistics", _other_statistics, lambda config, folder: config),
@@ -489,7 +545,7 @@ def _interrupted_run(run: Path, monkeypatch: pytest.MonkeyPatch, *signals: int) 
 
     run.mkdir()
     steps = _CountingSteps({5: signals})
-    monkeypatch.setattr(loop, "make_steps", lambda config, network: steps)
+    monkeypatch.setattr(loop, "make_steps", lambda *settings: steps)
     units = load_language("german").units
     trainer = loop.Trainer(_small_config(steps=9, eval_every=100, checkpoint_every=2), units, run)
     before = signal.getsignal(signal.SIGTERM)

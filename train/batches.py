@@ -137,6 +137,8 @@ def variants_of(config: BatchConfig, there: Sequence[str]) -> tuple[list[str], n
     """The variants that are drawn, and how often each is."""
     variants = [v for v in config.variant_weights if v in there]
     weights = np.array([config.variant_weights[v] for v in variants])
+    if not weights.any():
+        raise DataError(f"config: batches.variant_weights takes none of what the set has: {', '.join(there)}")
     return variants, weights / weights.sum()
 
 

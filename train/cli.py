@@ -66,7 +66,12 @@ def train(
     from .config import load_config
 
     settings = load_config(config, set_)
-    load_language(settings.language)
+    units = load_language(settings.language).units
+    settings.model.check_heads(units)
+    if settings.teacher.runs:
+        from .finished import teachers_of
+
+        teachers_of(settings, units)
     from .start import start_run
 
     start_run(settings, data, dev, run, dev_corpus, init)
@@ -134,9 +139,10 @@ def grow(
     from .config import load_config
 
     settings = load_config(config)
+    heads = {name: len(units) for name, units in load_language(settings.language).units.items()}
+    settings.model.check_heads(heads)
     from .grow import grow_run
 
-    heads = {name: len(units) for name, units in load_language(settings.language).units.items()}
     count = grow_run(run, settings, out, heads)
     typer.echo(f"{count / 1e6:.1f} M weights in {out}")
 

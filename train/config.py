@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from edge_stt.errors import DataError
 
 from .augment import SpecAugmentConfig
-from .models.base import config_class
-from .models.conv import ConvConfig
+from .models.configs import ConvConfig, config_class
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ class TrainConfig:
     spec_augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    model: Any = field(default_factory=ConvConfig)  # the config of an architecture: `models.base.config_class`
+    model: Any = field(default_factory=ConvConfig)  # the config of an architecture: `models.configs`
 
     def __post_init__(self) -> None:
         positive = {
@@ -102,14 +102,16 @@ class TrainConfig:
         for name, value in positive.items():
             if value <= 0:
                 raise DataError(f"config: {name} must be above 0, not {value}")
-        if self.batches.consistency_weight < 0:
-            raise DataError(
-                f"config: batches.consistency_weight must be at least 0, not {self.batches.consistency_weight}"
-            )
-        if self.teacher.weight < 0:
-            raise DataError(f"config: teacher.weight must be at least 0, not {self.teacher.weight}")
-        if self.patience < 0:
-            raise DataError(f"config: patience must be at least 0, not {self.patience}")
+        not_negative = {
+            "batches.consistency_weight": self.batches.consistency_weight,
+            **{f"batches.variant_weights.{name}": weight for name, weight in self.batches.variant_weights.items()},
+            "teacher.weight": self.teacher.weight,
+            "patience": self.patience,
+            "seed": self.seed,
+        }
+        for name, value in not_negative.items():
+            if value < 0:
+                raise DataError(f"config: {name} must be at least 0, not {value}")
         if self.optimizer.name not in ("adamw", "muon"):
             raise DataError(f"config: optimizer.name must be adamw or muon, not {self.optimizer.name!r}")
         if not 0 <= self.optimizer.momentum < 1:
@@ -121,37 +123,50 @@ class TrainConfig:
 def from_dict(cls: type[T], data: dict[str, Any], where: str = "config") -> T:
     """Build a (nested) dataclass from plain data; raises `DataError` for unknown keys and wrong types."""
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = get_type_hints(cls)
     values: dict[str, Any] = {}
     for key, value in data.items():
         if key not in fields:
             near = difflib.get_close_matches(key, fields, 1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(fields)}"
             raise DataError(f"{where}: unknown key {key!r}{hint}")
-        values[key] = _checked(key, value, _default(fields[key]), where)
+        values[key] = _checked(key, value, _default(fields[key]), hints[key], where)
     return cls(**values)
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return None if field.default is dataclasses.MISSING else field.default
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-def _checked(key: str, value: Any, default: Any, where: str) -> Any:
-    """``value`` in the type of the field's default."""
+def _checked(key: str, value: Any, default: Any, hint: Any, where: str) -> Any:
+    """``value`` in the type of the field, whose ``default`` and type ``hint`` are given."""
     if dataclasses.is_dataclass(default):
         if not isinstance(value, dict):
             raise DataError(f"{where}: {key} is a table")
         chosen = config_class(str(value.get("family", "conv"))) if key == "model" else type(default)
         return from_dict(chosen, value, f"{where}.{key}")
-    if isinstance(default, tuple) and isinstance(value, list):
-        return tuple(value)
-    if isinstance(default, tuple) and key == "runs" and isinstance(value, str):
-        return (value,)
-    if isinstance(default, float) and type(value) is int:
-        return float(value)
-    if default is not None and type(value) is not type(default):
-        raise DataError(f"{where}: {key} must be {type(default).__name__}, not {value!r}")
+    if isinstance(default, tuple):
+        (kind, _) = get_args(hint)
+        if kind is str and isinstance(value, str):
+            value = [value]  # one alone
+        if not isinstance(value, list | tuple):
+            raise DataError(f"{where}: {key} must be a list, not {value!r}")
+        return tuple(_plain(f"an item of {key}", item, kind, where) for item in value)
+    if isinstance(default, dict):
+        (_, kind) = get_args(hint)
+        if not isinstance(value, dict):
+            raise DataError(f"{where}: {key} is a table")
+        return {name: _plain(f"{key}.{name}", item, kind, where) for name, item in value.items()}
+    return _plain(key, value, type(default), where)
+
+
+def _plain(key: str, value: Any, kind: type, where: str) -> Any:
+    """``value`` as text, a number, or true or false."""
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
+        wanted = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[kind]
+        raise DataError(f"{where}: {key} must be {wanted}, not {value!r}")
     return value
 
 
@@ -171,6 +186,8 @@ def load_config(path: Path | None, overrides: list[str] | None = None) -> TrainC
             table = data
             for section in sections:
                 table = table.setdefault(section, {})
+                if not isinstance(table, dict):
+                    raise DataError(f"config: {section} is no table, in which {last} could be set")
             table[last] = parsed
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise DataError(f"{path}: {error}") from error
@@ -180,9 +197,12 @@ def load_config(path: Path | None, overrides: list[str] | None = None) -> TrainC
 def config_of_run(run: Path) -> TrainConfig:
     """The config that a run directory records; raises `DataError` when it is not one."""
     try:
-        return from_dict(TrainConfig, json.loads((run / "config.json").read_text(encoding="utf-8")), "config.json")
+        data = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise ValueError("it is no JSON object")
     except (OSError, ValueError) as error:
         raise DataError(f"{run} is not a training run (it has no readable config.json): {error}") from error
+    return from_dict(TrainConfig, data, f"{run}/config.json")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

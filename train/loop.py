@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from edge_stt.decoding import greedy
 from edge_stt.errors import DataError
-from edge_stt.features import FeatureStatistics, Floats, FrontEndConfig, normalise_utterance
+from edge_stt.features import Floats, normalise_utterance
 from edge_stt.interrupts import Interrupted, Interrupts
 from edge_stt.units import BLANK, SEPARATOR, UnitSet
 
@@ -31,7 +31,7 @@ from .board import Board, open_board
 from .checkpoint import load_arrays, save_arrays
 from .config import TrainConfig
 from .models.base import build_network
-from .prepare import PreparedSet
+from .prepare import Described, PreparedSet
 from .steps import make_steps
 from .teacher import Teachers
 
@@ -45,13 +45,6 @@ class DevSet:
     name: str
     data: PreparedSet
     clips: list[int]
-
-
-class Described(Protocol):
-    """A prepared set or shards, as far as a model must know them."""
-
-    front_end: FrontEndConfig
-    statistics: FeatureStatistics
 
 
 class Source(Protocol):
@@ -107,18 +100,16 @@ class Trainer:
         units: Mapping[str, UnitSet],
         run: Path,
         chief: bool = True,
-        statistics: FeatureStatistics | None = None,
+        data: Described | None = None,
     ) -> None:
-        """``chief``: of several workers, which all do the same, the one that writes and speaks. ``statistics``: of the
-        training set, where the config names teachers."""
+        """``chief``: of several workers, which all do the same, the one that writes and speaks. ``data``: the training
+        set, where the config names teachers."""
         keras.utils.set_random_seed(config.seed)
         if config.mixed_bfloat16:
             keras.mixed_precision.set_global_policy("mixed_bfloat16")
         self.config, self.units, self.run = config, dict(units), run
         self.network = build_network(config.model, {name: len(u) for name, u in self.units.items()})
-        teachers = None
-        if config.teacher.runs and statistics is not None:
-            teachers = Teachers(config.teacher.runs, self.units, statistics, self.network.stride)
+        teachers = Teachers(config, self.units, data) if config.teacher.runs and data is not None else None
         self.steps = make_steps(config, self.network, teachers)
         self.step = 0
         self.best = float("inf")

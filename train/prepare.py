@@ -30,7 +30,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from rich.console import Console
@@ -379,6 +379,13 @@ def check_language(folder: Path, language: Language) -> None:
             f"{folder} was prepared for the language {found.get('name', 'english')}, which is not {language.name} as "
             "it is now: prepare it with --language, or set `language` in the config"
         )
+
+
+class Described(Protocol):
+    """A prepared set or shards, as far as a model must know them."""
+
+    front_end: FrontEndConfig
+    statistics: FeatureStatistics
 
 
 class PreparedSet:

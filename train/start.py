@@ -27,8 +27,8 @@ from edge_stt.units import UnitSet
 
 from .batches import Batches
 from .config import TrainConfig, from_dict, to_dict
-from .loop import Described, DevSet, Source, Trainer, console, encode_texts
-from .prepare import PreparedSet, check_language, read_description
+from .loop import DevSet, Source, Trainer, console, encode_texts
+from .prepare import Described, PreparedSet, check_language, read_description
 from .pronunciation import Labeller
 from .workers import together, worker_of_environment
 
@@ -78,7 +78,7 @@ def start_run(
         train_set, batches = prepared, Batches(prepared, *settings, config.model.stride)
     refuse_another_run(run, config, language, train_set, hashes)
     with scope:
-        trainer = Trainer(config, language.units, run, worker == 0, train_set.statistics)
+        trainer = Trainer(config, language.units, run, worker == 0, train_set)
     if trainer.restore():
         console.print(f"resumed at step {trainer.step}")
     elif init:

@@ -8,54 +8,40 @@ and knowledge distillation", Interspeech 2019: such a student says each unit whe
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from keras import ops
 
 from edge_stt.errors import DataError
-from edge_stt.features import FeatureStatistics
 from edge_stt.units import UnitSet
 
 from .checkpoint import load_arrays, restore_weights
-from .config import config_of_run
+from .config import TrainConfig
+from .finished import teachers_of
 from .models.base import build_network
+from .prepare import Described
 
 
 class Teachers:
     """Networks of finished runs, whose weights stand still. Raises `DataError` where a run is none for this student."""
 
-    def __init__(
-        self, runs: tuple[str, ...], units: Mapping[str, UnitSet], statistics: FeatureStatistics, stride: int
-    ) -> None:
-        """``units``, ``statistics`` (of its training set) and ``stride`` are the student's."""
+    def __init__(self, config: TrainConfig, units: Mapping[str, UnitSet], data: Described) -> None:
+        """``config``, ``units`` and ``data`` are the student's."""
+        runs, self.heads = teachers_of(config, units)
         self.models: list[Any] = []
         self.scales: list[Any] = []  # the student's audio, normalised by their own statistics, is theirs times this
-        self.heads = list(units)
-        for run in map(Path, runs):
-            config = config_of_run(run)
-            try:
-                described = json.loads((run / "model.json").read_text(encoding="utf-8"))
-                heads = {
-                    name: UnitSet(of["name"], of["kind"], tuple(of["symbols"]))
-                    for name, of in described["heads"].items()
-                }
-                std = np.asarray(described["statistics"]["std"], np.float32)
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise DataError(f"{run} cannot teach: its model.json is not readable ({error})") from error
-            network = build_network(config.model, {name: len(of) for name, of in heads.items()})
-            self.heads = [name for name in self.heads if heads.get(name) == units[name]]
-            if not self.heads or network.stride != stride or std.shape != statistics.std.shape:
-                raise DataError(f"{run} cannot teach this model: it has other units, another stride or other features")
+        for run in runs:
+            if run.front_end != data.front_end:
+                raise DataError(f"{run.folder} cannot teach this model: its features are others")
+            network = build_network(run.config.model, {name: len(of) for name, of in run.heads.items()})
             model = network.training_model()
-            weights = {k: v for k, v in load_arrays(run / "best.npz").items() if "/" in k}
-            restore_weights(model, weights, str(run))
+            path = run.folder / "best.npz"
+            restore_weights(model, {k: v for k, v in load_arrays(path).items() if "/" in k}, str(path))
             model.trainable = False
             self.models.append(model)
-            self.scales.append((statistics.std / std).astype(np.float32))
+            self.scales.append((data.statistics.std / run.statistics.std).astype(np.float32))
 
     def probabilities(self, log_mel: Any, mask: Any) -> dict[str, Any]:
         """Of each head that all have in common, float32 ``[B, T / stride, units]``, for a batch as students get it."""

@@ -1,1 +1,1 @@
-"""Architectures, one file each. Each offers a frozen config and a class with the interface of `base.CTCModel`."""
+"""Architectures, one file each: a class with the interface of `base.CTCModel`, whose frozen config is in `configs`."""

@@ -1,10 +1,12 @@
-"""What every architecture offers, and the table of them. A new one is a file here and a line in `families`."""
+"""What every architecture offers. A new one is a file here, a config in `configs`, and a line in `build_network`."""
 
 from __future__ import annotations
 
 from typing import Any, Protocol
 
 from edge_stt.errors import DataError
+
+from .configs import ConvConfig, DS2Config
 
 
 class CTCModel(Protocol):
@@ -49,22 +51,11 @@ def batch_norm(name: str) -> Any:
 
 def build_network(config: Any, heads: dict[str, int]) -> CTCModel:
     """The network for a model config; ``heads`` gives the number of units of each head."""
-    from .conv import ConvConfig, ConvCTC
-    from .ds2 import DS2CTC, DS2Config
+    from .conv import ConvCTC
+    from .ds2 import DS2CTC
 
     if isinstance(config, ConvConfig):
         return ConvCTC(config, heads)
     if isinstance(config, DS2Config):
         return DS2CTC(config, heads)
     raise DataError(f"no architecture takes a {type(config).__name__}")
-
-
-def config_class(family: str) -> type:
-    """The config dataclass of an architecture, by the ``family`` it is called in TOML."""
-    from .conv import ConvConfig
-    from .ds2 import DS2Config
-
-    families = {"conv": ConvConfig, "ds2": DS2Config}
-    if family not in families:
-        raise DataError(f"config.model: unknown family {family!r}; known: {', '.join(families)}")
-    return families[family]

@@ -12,60 +12,16 @@ zeroes what lies before the start and after the end, so that both forms compute 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
 import keras
 from keras import layers, ops
 
-from edge_stt.errors import DataError
-
 from .base import batch_norm
+from .configs import ConvConfig
 
-
-@dataclass(frozen=True)
-class ConvConfig:
-    """Size of the network. ``lookahead`` follows from it.
-
-    ``strides``: of the strided convolutions, whose product is the stride. ``branches``: heads that stand behind an
-    earlier pair than the last, by its number from 1; what they learn guides the pairs above (J. Lee and S. Watanabe,
-    "Intermediate loss regularization for CTC-based speech recognition", ICASSP 2021).
-    """
-
-    family: str = "conv"
-    n_mels: int = 80
-    stem_channels: int = 192
-    channels: int = 256
-    blocks: int = 4
-    kernel: int = 5
-    right_context: int = 1
-    dropout: float = 0.1
-    strides: tuple[int, ...] = (2, 2)
-    branches: dict[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not self.strides or not all(1 <= s <= self.kernel for s in self.strides):
-            raise DataError("config: model.strides are one or more numbers from 1 to model.kernel")
-        for head, block in self.branches.items():
-            if not 1 <= block <= self.blocks:
-                raise DataError(f"config: model.branches.{head} must be 1 to model.blocks, not {block}")
-        if min(self.channels, self.stem_channels, self.blocks) <= 0:
-            raise DataError("config: model.channels, model.stem_channels and model.blocks must be above 0")
-        if not 0 <= self.dropout < 1:
-            raise DataError(f"config: model.dropout must be in 0..1, not {self.dropout}")
-        if 2 * self.right_context > self.kernel - 1:
-            raise DataError("config: model.right_context may be at most half of model.kernel")
-
-    @property
-    def stride(self) -> int:
-        """Log-mel frames per output frame."""
-        return prod(self.strides)
-
-    @property
-    def lookahead(self) -> int:
-        """Output frames that the network sees ahead."""
-        return 2 * self.blocks * self.right_context
+__all__ = ["ConvCTC", "ConvConfig"]
 
 
 class ConvCTC:
@@ -79,8 +35,7 @@ class ConvCTC:
         self.config, self.heads = config, heads
         self.lookahead, self.stride = config.lookahead, config.stride
         c = config
-        if unknown := sorted(set(c.branches) - set(heads)):
-            raise DataError(f"config: model.branches has {unknown[0]!r}; the heads are {', '.join(heads)}")
+        c.check_heads(heads)
 
         def conv(name: str, channels: int, strides: int = 1, bias: bool = True) -> layers.Conv1D:
             return layers.Conv1D(

@@ -12,55 +12,16 @@ layer makes of its inputs is computed for all frames at once, so that only the r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-from edge_stt.errors import DataError
-
 from .base import batch_norm
+from .configs import DS2Config
 
-STRIDE = 4
-
-
-@dataclass(frozen=True)
-class DS2Config:
-    """Size and form of the network. ``lookahead`` is in output frames of 40 ms, for the unidirectional form only."""
-
-    family: str = "ds2"
-    n_mels: int = 80
-    conv_channels: tuple[int, ...] = (32, 32)
-    time_kernel: int = 11
-    frequency_kernels: tuple[int, ...] = (41, 21)
-    recurrent_layers: int = 3
-    recurrent_units: int = 400
-    bidirectional: bool = True
-    lookahead: int = 10
-    dropout: float = 0.1
-
-    @property
-    def stride(self) -> int:
-        """Log-mel frames per output frame."""
-        return STRIDE
-
-    def __post_init__(self) -> None:
-        if len(self.conv_channels) != 2 or len(self.frequency_kernels) != 2:
-            raise DataError(
-                "config: model.conv_channels and model.frequency_kernels need two values, one a convolution"
-            )
-        if min(*self.conv_channels, self.recurrent_layers, self.recurrent_units) <= 0:
-            raise DataError("config: model.conv_channels, model.recurrent_layers and model.recurrent_units: above 0")
-        if min(self.time_kernel, *self.frequency_kernels) < 2:
-            raise DataError("config: model.time_kernel and model.frequency_kernels must be at least 2")
-        if self.n_mels % 4:
-            raise DataError(f"config: model.n_mels must be a multiple of 4, not {self.n_mels}")
-        if self.lookahead < 1:
-            raise DataError("config: model.lookahead must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise DataError(f"config: model.dropout must be in 0..1, not {self.dropout}")
+__all__ = ["DS2CTC", "DS2Config"]
 
 
 @keras.saving.register_keras_serializable("edge_stt")
@@ -100,10 +61,8 @@ KEEP = 30.0  # added to an update gate, leaves the state as it is: sigmoid(30) i
 class DS2CTC:
     """Layers shared by three graphs: training, offline and stream. Shapes as `base.CTCModel` says."""
 
-    stride = STRIDE
-
     def __init__(self, config: DS2Config, heads: dict[str, int]) -> None:
-        self.config, self.heads = config, heads
+        self.config, self.heads, self.stride = config, heads, config.stride
         self.lookahead = -1 if config.bidirectional else config.lookahead
         c = config
         self.convs = [
@@ -219,7 +178,7 @@ class DS2CTC:
         states = {name: keras.Input(shape[1:], batch_size=1, name=name) for name, shape in self.state_shapes().items()}
         names = list(states)
         following: dict[str, Any] = {}
-        count = chunk_frames // STRIDE
+        count = chunk_frames // self.stride
 
         x = ops.expand_dims(frames, -1)
         for i in (0, 1):
