@@ -79,6 +79,8 @@ MQTT = ["--mqtt-host", "x", "--mqtt-username", "u", "--mqtt-password-file", "/no
     [
         (["--input", "none.wav"], 1, "there is no such file"),
         (["--input", DEMO, "--channels", "2"], 2, "--channels is for raw PCM on standard input"),
+        (["--input", "-", "--rate", "100"], 2, "--rate 100 cannot be; 4000 to 384000 Hz are read"),
+        (["--input", "-", "--channels", "99"], 2, "--channels 99 cannot be; 1 to 32 are read"),
         (["--exec", "/no/such/command", "--check-config"], 1, "no command that can be run"),
         (["--lm-weight", "nan"], 2, "--lm-weight must be a number, not nan"),
         (["--decoder", "phrases", "--check-config"], 2, "the decoder phrases is not chosen by name"),
