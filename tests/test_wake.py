@@ -125,6 +125,9 @@ def test_the_command_measures_it(tmp_path: Path) -> None:
     assert row["false_accepts_per_hour"] > 0  # the second clip's text denies what it says
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert len(done.stdout.splitlines()) == 2
+    unsaid = [*command[:4], "hey computer", *command[5:]]
+    done = subprocess.run(unsaid, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[1].split()[:3] == ["0.50", "0", "-"]  # nobody said it: there is no rate
     wrong = [*command[:4], "(in being", "m.jsonl", "--model", "none"]  # said before anything is loaded
     done = subprocess.run(wrong, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, "the wake phrase:1:1: '(' is never closed" in done.stderr) == (2, True), done.stderr

@@ -14,7 +14,7 @@ RawChannels = Annotated[int | None, typer.Option(min=1, help="Channels of raw PC
 
 
 def raw_format(rate: int | None, channels: int | None, stdin: bool, how: str) -> tuple[int, int]:
-    """Rate in Hz and channels; raises `UsageError` for what cannot be, and where ``how`` to read ``stdin`` is not used."""
+    """Rate in Hz and channels; `UsageError` for what cannot be, and where they mean nothing, as ``how`` is not used."""
     if not stdin and (rate is not None or channels is not None):
         option = "--rate" if rate is not None else "--channels"
         raise UsageError(f"{option} is for raw PCM on standard input ({how}); a file or microphone says its own")

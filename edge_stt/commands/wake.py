@@ -60,7 +60,8 @@ def wake(
             row = {"threshold": value, "said": len(result.said), "missed": _number(missed), "hours": round(hours, 4)}
             typer.echo(json.dumps({**row, "false_accepts_per_hour": _number(accepts)}))
         else:
-            typer.echo(f"{value:>9.2f}  {len(result.said):>6}  {missed:>7.1%}  {hours:>13.2f}  {accepts:>15.2f}")
+            shown = "-" if math.isnan(missed) else f"{missed:.1%}", "-" if math.isnan(accepts) else f"{accepts:.2f}"
+            typer.echo(f"{value:>9.2f}  {len(result.said):>6}  {shown[0]:>7}  {hours:>13.2f}  {shown[1]:>15}")
 
 
 def _number(value: float) -> float | None:
