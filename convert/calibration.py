@@ -31,7 +31,7 @@ def _spread(count: int) -> list[int]:
 
 
 def calibration_clips(manifest: Path, count: int, model: TrainedModel) -> list[Floats]:
-    """Normalised log-mel (float32 ``[frames, n_mels]``, a multiple of 4 frames) of representative clips."""
+    """Normalised log-mel (float32 ``[frames, n_mels]``, whole output frames) of representative clips."""
     clips = choose_clips(list(read_corpus(manifest, lambda problem: None)), count)
     out = []
     for clip in clips:
@@ -39,7 +39,7 @@ def calibration_clips(manifest: Path, count: int, model: TrainedModel) -> list[F
             frames = log_mel(read_audio(clip.path), model.front_end)
         except AudioError:
             continue
-        if usable := len(frames) // 4 * 4:
+        if usable := len(frames) // model.network.stride * model.network.stride:
             out.append(normalise_utterance(frames, model.statistics)[:usable])
     if not out:
         raise DataError(f"{manifest} has no usable clip to calibrate with")

@@ -91,9 +91,11 @@ def _representative(saved_model: Path, clips: list[Floats], with_stream: bool) -
         stream = model.signatures["stream"]
         specs = dict(stream.structured_input_signature[1])
         chunk = specs["log_mel"].shape[1]
+        said = next(spec for name, spec in stream.structured_outputs.items() if name not in specs)
+        stride = chunk // said.shape[1]
         states = {k: np.zeros(s.shape, np.float32) for k, s in specs.items() if k.startswith("state")}
         for start in range(0, len(clip) - chunk + 1, chunk):
-            position = np.array([start // 4], np.int32)
+            position = np.array([start // stride], np.int32)
             inputs = {"log_mel": clip[None, start : start + chunk], "position": position, **states}
             inputs["end"] = np.array([2**30], np.int32)
             yield "stream", inputs

@@ -144,7 +144,7 @@ def read_clips(clips: Sequence[Clip], model: TrainedModel, source: str) -> list[
         except AudioError:
             continue
         frames = log_mel(samples, model.front_end)
-        frames = frames[: len(frames) // 4 * 4]
+        frames = frames[: len(frames) // model.network.stride * model.network.stride]
         text = model.normaliser(clip.text)
         if len(frames) and text:
             normalised = normalise_utterance(frames, model.statistics)

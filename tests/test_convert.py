@@ -387,3 +387,29 @@ def test_without_tensorflow_there_is_one_line() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "edge-stt: `edge-stt convert` needs tensorflow: pip install 'edge-stt[train]'\n"
+
+
+@pytest.mark.parametrize("strides", [[2, 2, 2], [3]])
+def test_other_strides_and_a_branch_convert_and_stream(strides: list[int], manifest: Path, tmp_path: Path) -> None:
+    """Clips are no multiples of these strides, and chunks of the stream no 16 frames."""
+    from convert.build import BuildConfig, Product, exported, make_trial
+    from convert.calibration import calibration_clips
+    from convert.child import convert
+    from convert.graph import load_run
+    from convert.parity import GateConfig, ParityGate, dev_clips
+
+    model = load_run(
+        small_run(tmp_path / "run", **{**CONV, "blocks": 2, "strides": strides, "branches": {"phonemes": 1}})
+    )
+    calibration, packages = tmp_path / "calibration.npz", {}
+    np.savez(calibration, *calibration_clips(manifest, 3, model))
+    with exported(model) as saved:
+        for mode in ("float32", "int8"):
+            product = Product(mode, tmp_path / mode, content=convert(saved, mode, calibration))
+            packages[mode] = make_trial(tmp_path / mode, product, model, BuildConfig("small"), None)
+    gate = ParityGate(model, dev_clips(manifest, 3, model), GateConfig(timed_clips=1, repeats=1, threads=(1,)))
+    found = {parity.mode: parity for parity in gate.measure(packages)}
+    assert found["float32"].agreement == 1.0
+    assert found["int8"].agreement >= 0.85
+    for parity in found.values():
+        assert all(head.agreement == 1.0 and head.max_difference < 1e-3 for head in parity.stream.values()), parity.mode

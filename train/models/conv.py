@@ -106,8 +106,8 @@ class ConvCTC:
         for i, stride in enumerate(c.strides):
             shapes.append((1, c.kernel - stride, c.stem_channels if i else c.n_mels))
         shapes += [(1, c.kernel - 1, c.channels)] * (2 * c.blocks)
-        # What a head behind an earlier pair says waits for the others.
-        shapes += [(1, self._waits(name), units) for name, units in self.heads.items() if self._waits(name)]
+        # What a head behind an earlier pair hears waits for the others.
+        shapes += [(1, self._waits(name), c.channels) for name in self.heads if self._waits(name)]
         return {f"state_{i:02d}": shape for i, shape in enumerate(shapes) if shape[1]}
 
     def _waits(self, head: str) -> int:
@@ -161,8 +161,8 @@ class ConvCTC:
             behind.append(x)
         out = {}
         for name, head in self.outputs.items():
-            said = ops.log_softmax(head(behind[c.branches.get(name, c.blocks) - 1]))
-            if self._waits(name):
-                said = window(said)[0][:, :count]
-            out[name] = said
+            x = behind[c.branches.get(name, c.blocks) - 1]
+            if self._waits(name):  # here, and not behind the head, whose log-probabilities 8 bits would hold badly
+                x = window(x)[0][:, :count]
+            out[name] = ops.log_softmax(head(x))
         return keras.Model([frames, position, end, *states.values()], {**out, **following}, name="stream")
