@@ -122,6 +122,8 @@ def _load(path: Path) -> Language:
         if not isinstance(dictionary, str | None) or not isinstance(possessives, bool):
             raise DataError("pronunciation: dictionary is a path, possessives true or false")
         accents = tuple(map(_accent, data.get("accents", [])))
+        if False in _table(data, "units").values() and not any(of.kind == "phonemes" for of in units.values()):
+            accents = ()  # they go with the phonemes
         language = Language(str(data["name"]), normaliser, units, dictionary, possessives, accents)
         _check(language)
     except (DataError, TypeError, AttributeError) as error:
@@ -140,6 +142,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     try:
         _refuse_unknown(data, _KEYS, "language")
         pronunciation = _table(data, "pronunciation")
+        left_out = [head for head, said in _table(data, "units").items() if said is False]
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     dictionary = pronunciation.get("dictionary")
@@ -147,12 +150,16 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         pronunciation["dictionary"] = str(path.parent / dictionary)
     data.setdefault("name", path.stem)
     if "extends" not in data:
+        if left_out:
+            raise DataError(f"{path}: units.{left_out[0]} = false is for a language that extends another")
         return data
     parent = str(data["extends"])
-    below = path.parent / parent if parent.endswith(".toml") else FOLDER / f"{parent}.toml"
+    below = path.parent / parent if "/" in parent or parent.endswith(".toml") else FOLDER / f"{parent}.toml"
     if not below.is_file():
         raise DataError(f"{path}: there is no language {parent!r} to extend")
     base = _read(below, (*seen, path))
+    if unknown := [head for head in left_out if head not in base.get("units", {})]:
+        raise DataError(f"{path}: units.{unknown[0]} = false, but {parent} has no such units")
     named = isinstance(data.get("normaliser"), dict) and "name" in data["normaliser"]
     if not named and ("normaliser" in data or "variants" in data):
         raise DataError(f"{path}: texts normalised otherwise than in {parent} need a normaliser of another name")

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from edge_stt.errors import DataError
-from edge_stt.language import load_language
+from edge_stt.language import _load, load_language
 from edge_stt.units import UnitSet
 
 UNITS = UnitSet("pieces", "characters", ("<blank>", " ", *"abcdehinrstw", "th", "the", "in", "er"))
@@ -55,3 +55,35 @@ def test_a_language_of_pieces_is_like_the_other_but_for_its_units(tmp_path: Path
     again = CliRunner().invoke(app, ["pieces", str(text), "-o", str(out), "--count", "5"])
     assert isinstance(again.exception, DataError)
     assert load_language(str(out)).units["characters"] == units
+
+
+@pytest.mark.workstation
+def test_any_language_can_be_extended_and_is_not_written_over(tmp_path: Path) -> None:
+    """One with accents, which go with its phonemes; files whose paths need escapes, or have no ending."""
+    from train.cli import app
+
+    text, out = tmp_path / "text.txt", tmp_path / "pieces.toml"
+    text.write_text("das licht und das bad und die tür\n" * 3)
+    files = {
+        "": "german-phonemes",
+        'a "b" \\c.toml': 'extends = "german"\nname = "x \\"y\\""\n',
+        "mine": 'extends = "german"\n',
+    }
+    for name, content in files.items():
+        if name:
+            (tmp_path / name).write_text(content)
+        language = str(tmp_path / name) if name else content
+        done = CliRunner().invoke(app, ["pieces", str(text), "-o", str(out), "--count", "40", "--language", language])
+        assert done.exit_code == 0, done.exception
+        _load.cache_clear()
+        found = load_language(str(out))
+        assert set(found.units) == {"characters"}
+        assert found.accents == ()
+        assert found.normaliser.to_data() == load_language("german").normaliser.to_data()
+        assert found.units["characters"].name == f"{load_language(language).name}-pieces-40"
+    again = CliRunner().invoke(
+        app, ["pieces", str(text), "-o", str(tmp_path / "mine"), "--language", str(tmp_path / "mine")]
+    )
+    assert isinstance(again.exception, DataError)
+    assert "is the language that is extended" in str(again.exception)
+    assert (tmp_path / "mine").read_text() == files["mine"]

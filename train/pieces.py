@@ -8,6 +8,8 @@ all that a language file says of them.
 
 from __future__ import annotations
 
+import json
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -62,6 +64,8 @@ def write_language(texts: Sequence[Path], language: Language, extends: str, coun
 
     ``extends`` is what the file will name: a language that comes along, or the path of a file.
     """
+    if out.exists() and Path(extends).exists() and out.samefile(extends):
+        raise DataError(f"{out} is the language that is extended: name another file")
     words: Counter[str] = Counter()
     for text in texts:
         for sentence in read_sentences(text, normaliser=language.normaliser):
@@ -69,15 +73,21 @@ def write_language(texts: Sequence[Path], language: Language, extends: str, coun
     if not words:
         raise DataError("the texts have no words")
     pieces = learn_pieces(words, language.normaliser.letters, count)
-    heads = "".join(f"{head} = false\n" for head in language.units if head != "characters")
+    symbols = textwrap.fill(" ".join(pieces), 110, break_long_words=False, break_on_hyphens=False)
     lines = [
-        f"# {language.name} in {len(pieces)} word pieces.",
-        f'extends = "{extends}"',
+        f"# {len(pieces)} word pieces.",
+        f"extends = {_quoted(extends)}",
         "\n[units]",
-        heads + "\n[units.characters]",
-        f'name = "{language.name}-pieces-{len(pieces)}"',
+        *(f"{_quoted(head)} = false" for head in language.units if head != "characters"),
+        "\n[units.characters]",
+        f"name = {_quoted(f'{language.name}-pieces-{len(pieces)}')}",
         'kind = "characters"',
-        f'symbols = """\n{" ".join(pieces)}\n"""\n',
+        'symbols = """\n' + _quoted(symbols)[1:-1].replace("\\n", "\n") + '\n"""\n',
     ]
     write_atomically(out, ["\n".join(lines)])
     return pieces
+
+
+def _quoted(text: str) -> str:
+    """As TOML writes text, which is as JSON does."""
+    return json.dumps(text, ensure_ascii=False)
