@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,14 +15,14 @@ pytestmark = pytest.mark.workstation
 HEADS = {"characters": 29, "phonemes": 41}
 
 
-def _run(folder: Path) -> Path:
+def _run(folder: Path, **form: Any) -> Path:
     """A run directory of a small network whose weights and statistics are nobody's defaults."""
     pytest.importorskip("tensorflow", reason="needs the train extra")
     from train.checkpoint import save_arrays, weights_of
     from train.config import TrainConfig, to_dict
     from train.models.conv import ConvConfig, ConvCTC
 
-    config = TrainConfig(model=ConvConfig(stem_channels=8, channels=12, blocks=2))
+    config = TrainConfig(model=ConvConfig(stem_channels=8, channels=12, blocks=2, **form))
     model = ConvCTC(config.model, HEADS).training_model()
     rng = np.random.default_rng(3)
     weights = weights_of(model)
@@ -47,13 +48,21 @@ def _logits(folder: Path, config: Path | None) -> dict[str, np.ndarray]:
     return {head: x.numpy() for head, x in model([frames, np.ones((1, 16, 1), np.float32)], training=False).items()}
 
 
-def test_wider_and_deeper_is_the_same_function(tmp_path: Path) -> None:
-    run = _run(tmp_path / "run")
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        ({}, ""),
+        ({"strides": (2, 2, 1), "branches": {"phonemes": 1}}, "strides = [2, 2, 1]\nbranches = {phonemes = 1}\n"),
+        ({"strides": (4,)}, "strides = [4]\n"),
+    ],
+)
+def test_wider_and_deeper_is_the_same_function(tmp_path: Path, form: dict[str, Any], said: str) -> None:
+    run = _run(tmp_path / "run", **form)
     from train.config import load_config
     from train.grow import grow_run
 
     larger = tmp_path / "larger.toml"
-    larger.write_text('[model]\nfamily = "conv"\nstem_channels = 11\nchannels = 31\nblocks = 3\n')
+    larger.write_text('[model]\nfamily = "conv"\nstem_channels = 11\nchannels = 31\nblocks = 3\n' + said)
     count = grow_run(run, load_config(larger), run / "grown.npz", HEADS)
     before, after = _logits(run, None), _logits(run, larger)
     assert count > 4 * sum(v.size for v in np.load(run / "best.npz").values())
@@ -67,6 +76,8 @@ def test_wider_and_deeper_is_the_same_function(tmp_path: Path) -> None:
         ("stem_channels = 8\nchannels = 11\nblocks = 2", "narrower"),
         ("stem_channels = 8\nchannels = 12\nblocks = 1", "fewer blocks"),
         ("stem_channels = 8\nchannels = 12\nblocks = 2\nkernel = 7", "must stay"),
+        ("stem_channels = 8\nchannels = 12\nblocks = 2\nstrides = [4]", "strides, branches must stay"),
+        ("stem_channels = 8\nchannels = 12\nblocks = 2\nbranches = {phonemes = 1}", "strides, branches must stay"),
     ],
 )
 def test_what_cannot_grow_is_refused(tmp_path: Path, model: str, message: str) -> None:

@@ -17,6 +17,7 @@ import pytest
 from edge_stt.errors import DataError
 
 from .conftest import ROOT
+from .small_run import CONV, small_run
 from .test_train import SMALL, _manifest, _train
 
 pytestmark = pytest.mark.workstation
@@ -118,14 +119,20 @@ worker, workers = worker_of_environment()
 scope = together(workers)
 from train.batches import collate
 from train.checkpoint import load_arrays, save_arrays
-from train.config import TrainConfig
+from train.config import TeacherConfig, TrainConfig
+from train.finished import FinishedRun
 from train.models.base import build_network
 from train.models.conv import ConvConfig
 from train.steps import make_steps
+from train.teacher import Teachers
 
-config = TrainConfig(model=ConvConfig(stem_channels=8, channels=16, blocks=1, dropout=0.0))
+teacher = FinishedRun.read(Path(sys.argv[3]))
+config = TrainConfig(
+    teacher=TeacherConfig((sys.argv[3],)), model=ConvConfig(stem_channels=8, channels=16, blocks=1, dropout=0.0)
+)
 with scope:
-    steps = make_steps(config, build_network(config.model, {"characters": 29, "phonemes": 41}))
+    network = build_network(config.model, {"characters": 29, "phonemes": 41})
+    steps = make_steps(config, network, Teachers(config, teacher.heads, teacher))
 steps.initialise(load_arrays(Path(sys.argv[1])), sys.argv[1])
 rng = np.random.default_rng(1)
 reports = []
@@ -135,7 +142,9 @@ for _ in range(3):
     labels = {"characters": [rng.integers(2, 29, n).tolist() for n in (20, 1, 30, 1)],
               "phonemes": [rng.integers(2, 41, n).tolist() for n in (4, 8, 3, 9)]}
     mine = [i for i in range(4) if i % workers == worker]
-    reports.append(steps.train(collate([clips[i] for i in mine], {h: [x[i] for i in mine] for h, x in labels.items()})))
+    heard = [clips[i] for i in mine]
+    masked = [np.where(np.arange(192)[:, None] < 30, 0.0, x).astype(np.float32) for x in heard]
+    reports.append(steps.train(collate(masked, {h: [x[i] for i in mine] for h, x in labels.items()}, heard)))
 if worker == 0:
     save_arrays(Path(sys.argv[2]), steps.state())
 print(json.dumps(reports))
@@ -175,14 +184,16 @@ def test_two_workers_take_the_steps_of_one(prepared: Path, tmp_path: Path) -> No
 
     network = ConvCTC(ConvConfig(stem_channels=8, channels=16, blocks=1), {"characters": 29, "phonemes": 41})
     save_arrays(tmp_path / "start.npz", weights_of(network.training_model()))
+    teacher = small_run(tmp_path / "teacher", **CONV)
     states, reports = {}, {}
     for count in (1, 2):
-        results = _start_workers(count, "-c", WORKER, tmp_path / "start.npz", tmp_path / f"{count}.npz")
+        results = _start_workers(count, "-c", WORKER, tmp_path / "start.npz", tmp_path / f"{count}.npz", teacher)
         for done in results:
             assert done.returncode == 0, done.stderr[-3000:]
         reports[count] = [json.loads(done.stdout.splitlines()[-1]) for done in results]
         states[count] = dict(np.load(tmp_path / f"{count}.npz"))
     assert reports[2][0] == reports[2][1]
+    assert reports[2][0][0]["divergence"] > 0
     for one, two in zip(reports[1][0], reports[2][0], strict=True):
         np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=1e-3)
     assert states[1].keys() == states[2].keys()
