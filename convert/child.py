@@ -71,8 +71,8 @@ def has_loops(content: bytes) -> bool:
 def quantize_by_tensorflow(saved_model: Path, mode: str, clips: list[Floats], signatures: Sequence[str]) -> bytes:
     """TensorFlow's own calibration and quantization, for networks with loops.
 
-    On loops that multiply their inputs, as those of Keras' recurrent layers, it crashes (TensorFlow 2.21), and it has no
-    16-bit activations for any.
+    On loops that multiply their inputs, as those of Keras' recurrent layers, it crashes (TensorFlow 2.21), and it has
+    no 16-bit activations for any.
     """
     ops = tf.lite.OpsSet
     converter = _converter(saved_model, signatures)
