@@ -57,6 +57,7 @@ class GreedyDecoder:
 
     def __init__(self, units: UnitSet) -> None:
         self.units = units
+        self._known: tuple[tuple[LogProbs, ...], Hypothesis] | None = None  # of the last state
 
     def start(self) -> tuple[LogProbs, ...]:
         """No frames."""
@@ -68,8 +69,12 @@ class GreedyDecoder:
 
     def best(self, state: tuple[LogProbs, ...]) -> Hypothesis:
         """The best path through all pieces."""
+        if self._known is not None and self._known[0] is state:
+            return self._known[1]
         nothing = np.empty((0, len(self.units)), np.float32)
-        return greedy(np.concatenate([nothing, *state]), self.units)
+        best = greedy(np.concatenate([nothing, *state]), self.units)
+        self._known = state, best
+        return best
 
     def stable_words(self, state: tuple[LogProbs, ...]) -> int:
         """All words but the one that may go on."""

@@ -45,3 +45,7 @@ class UnknownDecoderError(DecodingError, UsageError):
 
 class DataError(EdgeSttError):
     """A manifest, a transcript or a data set is not usable."""
+
+
+class UnknownLanguageError(DataError, UsageError):
+    """There is no language of such a name, nor a file of it."""

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .errors import DataError
+from .errors import DataError, UnknownLanguageError
 from .text import Normaliser
 from .units import UnitSet
 
@@ -95,7 +95,7 @@ def load_language(name: str) -> Language:
         known = sorted(file.stem for file in FOLDER.glob("*.toml"))
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}, or the path of a .toml file"
-        raise DataError(f"there is no language {name!r}; {hint}")
+        raise UnknownLanguageError(f"there is no language {name!r}; {hint}")
     return _load(path)
 
 
@@ -137,7 +137,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise DataError(f"{path} extends itself")
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise DataError(f"cannot read the language {path}: {error}") from error
     try:
         _refuse_unknown(data, _KEYS, "language")

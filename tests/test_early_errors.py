@@ -50,6 +50,7 @@ RUN = ROOT / "train" / "runs" / "conv-8m-long"
             f"{RUN} cannot teach this model: its",
         ),
         ([*SET, "--set", f"teacher.runs={RUN}", "--set", "language=german"], 1, f"{RUN} cannot teach this model: its"),
+        ([*SET, "--set", "language=klingon"], 2, "there is no language 'klingon'; known: "),
         (["train", "grow", RUN, "--config", "unknown.toml", "-o", "out"], 1, "config: unknown key 'stepz'"),
         (["train", "grow", RUN, "--config", "branches.toml", "-o", "out"], 1, "config: model.branches has 'x'"),
         (["train", "shards", "none", "-o", "out"], 1, "none is not a prepared set"),

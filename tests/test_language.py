@@ -296,3 +296,12 @@ def test_a_second_language_to_a_package(tmp_path: Path) -> None:
     done = edge_stt(tmp_path, *bench, corpus(tmp_path, TEXTS))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[0])["normaliser"] == "mine-1"
+
+
+def test_an_unknown_language_is_a_mistake_of_the_call_and_a_damaged_one_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no language 'englisch'; did you mean 'english'"):
+        load_language("englisch")
+    deep = written(tmp_path, "x = " + "[" * 100_000)
+    with pytest.raises(DataError, match="cannot read the language") as caught:
+        load_language(deep)
+    assert not isinstance(caught.value, UsageError)

@@ -37,7 +37,7 @@ from rich.console import Console
 from rich.progress import track
 
 from edge_stt.audio import read_audio
-from edge_stt.errors import AudioError, DataError, RuntimeMissingError
+from edge_stt.errors import AudioError, DataError
 from edge_stt.features import FeatureStatistics, Floats, FrontEndConfig, log_mel
 from edge_stt.language import Language, load_language
 from edge_stt.text import Normaliser
@@ -320,10 +320,7 @@ def _checked_texts(clips: Iterable[Clip], normaliser: Normaliser, report: Any) -
     """Clips with their text normalised; texts without words, letters of other languages, repeated ids are reported."""
     seen: set[str] = set()
     for clip in clips:
-        try:
-            problem, text = normaliser.problem(clip.text), normaliser(clip.text)
-        except RuntimeMissingError as error:
-            raise DataError(str(error)) from error
+        problem, text = normaliser.problem(clip.text), normaliser(clip.text)
         if problem:
             report(f"{clip.source}: {problem}")
         elif clip.id in seen:

@@ -16,12 +16,11 @@ import typer
 
 from .. import lm_arpa
 from ..errors import DataError, UsageError, reason
-from ..language import FOLDER, load_language
+from ..language import load_language
 from ..letter_lm import is_of_letters, spell
 from ..lm import LanguageModel, measure_perplexity
 from ..lm_build import BuildConfig, build
 from ..lm_count import Progress, read_sentences
-from ..text import Normaliser
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -74,17 +73,6 @@ def _progress() -> Iterator[Progress]:
     with Bar(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=1.0)
         yield lambda what, done: bar.update(task, description=what.capitalize(), completed=done)
-
-
-def _normaliser(language: str) -> Normaliser:
-    """Of a language by name or file; raises `UsageError` for a name that there is not, `DataError` for a bad file."""
-    try:
-        return load_language(language).normaliser
-    except DataError as error:
-        is_file = "/" in language or language.endswith(".toml")
-        if is_file or (FOLDER / f"{language}.toml").is_file():
-            raise
-        raise UsageError(str(error)) from error
 
 
 def _is_arpa(path: Path) -> bool:
@@ -144,7 +132,7 @@ def build_command(
         prune_entropy=prune_entropy,
         size=None if size is None else parse_size(size),
         normalise=not as_is,
-        normaliser=_normaliser(language),
+        normaliser=load_language(language).normaliser,
         memory=parse_size(memory),
         letters=letters,
     )
@@ -167,7 +155,7 @@ def perplexity_command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Perplexity of texts, with and without words that the model does not know; by letter for a model of letters."""
-    normaliser = _normaliser(language)
+    normaliser = load_language(language).normaliser
     lm = LanguageModel.load(model)
     unit = "letters" if is_of_letters(lm) else "words"
     read = itertools.chain.from_iterable(read_sentences(p, not as_is, normaliser=normaliser) for p in texts)
