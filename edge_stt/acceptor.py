@@ -38,7 +38,7 @@ class Speller:
         index = self.units.index
         spellings: list[Sequence[str]] = []
         if self.units.kind == "characters":
-            spellings = [word]
+            spellings = [self.units.spell(word)]
         elif self.lexicon is not None:
             spellings += self.lexicon.pronunciations(word)[:MAX_PRONUNCIATIONS]
         if not spellings and self.pronouncer is not None:

@@ -120,7 +120,7 @@ class Search:
         self.config, self.tree, self.lm, self.hot_words, self.letters = config, tree, lm, hot_words, letters
         self.margin = hot_words.largest if hot_words is not None else 0.0  # by which a score can rise
         if letters is not None:
-            self.margin += max(0.0, letters.bonus)
+            self.margin += letters.largest_bonus
 
     def start(self) -> list[Prefix]:
         """The beam before the first frame."""

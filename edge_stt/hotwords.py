@@ -218,7 +218,7 @@ def _sequences(
     known = lexicon.pronunciations(word) if lexicon is not None else []
     if known:
         return [tuple(units.index[symbol] for symbol in sequence) for sequence in known]
-    spellings: list[Sequence[str]] = [word]
+    spellings: list[Sequence[str]] = [units.spell(word)]
     if units.kind == "phonemes":
         if pronouncer is None:
             raise DecodingError(f"the hot word {word!r} is not in the lexicon, and nothing here can pronounce it")

@@ -64,11 +64,12 @@ class LetterModel:
         if units.kind != "characters":
             raise DecodingError(f"a model of letters is for characters; the model speaks {units.name!r}")
         letters = [SPACE if unit == SEPARATOR else symbol for unit, symbol in enumerate(units.symbols)]
-        known = sum(letter in lm for letter in letters[SEPARATOR:])
+        known = sum(all(letter in lm for letter in unit) for unit in letters[SEPARATOR:])
         if not is_of_letters(lm) or known < len(letters) // 2:
             raise DecodingError("that is no language model of letters: `edge-stt lm build --letters` makes one")
         self.lm, self.weight, self.bonus = lm, weight, bonus
-        self._ids = [lm.word_id(letter) for letter in letters]
+        self.largest_bonus = max(0.0, bonus) * units.longest
+        self._ids = [[lm.word_id(letter) for letter in unit] for unit in letters]  # of a piece of a word, several
         self._rows: dict[State, Row] = {}
 
     def start(self) -> State:
@@ -86,8 +87,15 @@ class LetterModel:
 
     def score(self, state: State, unit: int) -> float:
         """What one unit adds to the score."""
-        return self.weight * self.lm.log_prob(state, self._ids[unit]) + self.bonus
+        total = 0.0
+        *first, last = self._ids[unit]
+        for letter in first:
+            score, state = self.lm.score(state, letter)
+            total += score
+        return self.weight * (total + self.lm.log_prob(state, last)) + self.bonus * len(self._ids[unit])
 
     def after(self, state: State, unit: int) -> State:
         """The state after one unit."""
-        return self.lm.score(state, self._ids[unit])[1]
+        for letter in self._ids[unit]:
+            state = self.lm.score(state, letter)[1]
+        return state

@@ -128,7 +128,7 @@ class Lexicon:
     @classmethod
     def of_spellings(cls, words: Iterable[str], units: UnitSet) -> Lexicon:
         """A lexicon for characters: each word is spelled as it is written. Raises `DecodingError` as `build`."""
-        return cls.build(((word, word) for word in words), units)
+        return cls.build(((word, units.spell(word)) for word in words), units)
 
     @classmethod
     def of_model(cls, lm: LanguageModel, units: UnitSet) -> Lexicon:
@@ -137,7 +137,8 @@ class Lexicon:
         Raises `DecodingError` when most of them cannot be spelled so.
         """
         words = [word for word in lm.vocabulary if word not in SPECIAL_WORDS]
-        spellable = [word for word in words if set(word) <= units.index.keys() and len(word) <= MAX_UNITS]
+        spelled = ((word, units.spell(word)) for word in words)
+        spellable = [word for word, of in spelled if set(of) <= units.index.keys() and len(of) <= MAX_UNITS]
         if len(spellable) < 0.5 * len(words) or not spellable:
             raise DecodingError(
                 f"the language model's words cannot be written in {units.name!r}: it is for other units"

@@ -46,8 +46,13 @@ class UnitSet:
         """Letters of the longest unit of characters."""
         return max(map(len, self.symbols[2:])) if self.kind == "characters" else 1
 
-    def _cut(self, word: str) -> list[str]:
-        """A word as units, from left to right always the longest that there is; letters that are in none stay."""
+    def spell(self, word: str) -> Sequence[str]:
+        """A word as units of characters, from left to right always the longest that there is.
+
+        Letters that are in no unit stay as they are.
+        """
+        if self.longest == 1:
+            return word
         out: list[str] = []
         start = 0
         while start < len(word):
@@ -66,7 +71,7 @@ class UnitSet:
         for word in words:
             if out:
                 out.append(SEPARATOR)
-            for symbol in self._cut(word) if isinstance(word, str) and self.longest > 1 else word:
+            for symbol in self.spell(word) if isinstance(word, str) else word:
                 if symbol not in self.index:
                     raise DataError(f"{symbol!r} is not in the unit set {self.name!r}")
                 out.append(self.index[symbol])

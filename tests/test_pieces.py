@@ -8,16 +8,24 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from edge_stt.acceptor import Speller
+from edge_stt.beam import BeamDecoder
 from edge_stt.errors import DataError
+from edge_stt.hotwords import HotWords
 from edge_stt.language import _load, load_language
+from edge_stt.letter_lm import LetterModel
+from edge_stt.lexicon import Lexicon
+from edge_stt.lm_build import BuildConfig, build
 from edge_stt.units import UnitSet
+
+from .posteriors import clear_log_probs
 
 UNITS = UnitSet("pieces", "characters", ("<blank>", " ", *"abcdehinrstw", "th", "the", "in", "er"))
 
 
 def test_words_are_cut_into_the_longest_pieces_from_the_left() -> None:
-    assert UNITS._cut("there") == ["the", "r", "e"]
-    assert UNITS._cut("winter") == ["w", "in", "t", "er"]
+    assert UNITS.spell("there") == ["the", "r", "e"]
+    assert UNITS.spell("winter") == ["w", "in", "t", "er"]
     assert UNITS.decode(UNITS.encode(["the", "winter", "a"])) == "the winter a"
     with pytest.raises(DataError, match="'z' is not in the unit set"):
         UNITS.encode(["thez"])
@@ -87,3 +95,24 @@ def test_any_language_can_be_extended_and_is_not_written_over(tmp_path: Path) ->
     assert isinstance(again.exception, DataError)
     assert "is the language that is extended" in str(again.exception)
     assert (tmp_path / "mine").read_text() == files["mine"]
+
+
+def test_decoders_write_words_in_pieces(tmp_path: Path) -> None:
+    """A lexicon, hot words, phrases, and a model of letters, which scores the letters of a piece."""
+    units = UnitSet("p", "characters", ("<blank>", " ", *"abcdefghijklmnopqrstuvwxyz", "th", "the", "er", "in", "ur"))
+    words = ["turn", "the", "winter", "on"]
+    assert [units.symbols[unit] for unit in Speller(units).sequences("there")[0]] == ["the", "r", "e"]
+    heard = clear_log_probs(units.encode(words), len(units))
+    assert BeamDecoder(units, lexicon=Lexicon.of_spellings(words, units)).decode(heard)[0].text == " ".join(words)
+    plain, favoured = (BeamDecoder(units, hot_words=h).decode(heard)[0] for h in (None, HotWords([("winter", 5.0)])))
+    assert favoured.score > plain.score + 4.0
+
+    (tmp_path / "text.txt").write_text("the quick brown fox jumps over a lazy dog in winter\n" * 3)
+    lm = build([tmp_path / "text.txt"], BuildConfig(order=3, letters=True))
+    model = LetterModel(lm, units, 0.7, 0.4)
+    state, total = model.start(), 0.0
+    for letter in "the":
+        total += model.score(state, units.index[letter])
+        state = model.after(state, units.index[letter])
+    assert model.score(model.start(), units.index["the"]) == pytest.approx(total)
+    assert model.after(model.start(), units.index["the"]) == state
