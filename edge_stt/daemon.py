@@ -162,7 +162,7 @@ class Daemon:
         for output in OUTPUTS:
             if output.name not in self._sinks or _touches(changed, output.sections):
                 self._replace(output)
-        if _touches(changed, ("metrics",)):
+        if _touches(changed, ("metrics",)) or self._metrics_output.deleted:
             self._guarded(self._reopen_metrics)
         if _touches(changed, ("microphone",)) and not self._given_source:
             self.listener.source.close()

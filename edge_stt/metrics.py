@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 import threading
 import time
@@ -120,6 +121,11 @@ class MetricsOutput:
         if self.config.socket:
             self._server = listen_on(self.config.socket)
             self._start(self._serve)
+
+    @property
+    def deleted(self) -> bool:
+        """Whether somebody has deleted the socket's file, so that nobody can ask any more."""
+        return self._server is not None and not os.path.lexists(self.config.socket)
 
     def close(self) -> None:
         """Write the file a last time, and end."""

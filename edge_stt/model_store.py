@@ -142,7 +142,9 @@ class ModelStore:
             self._check(chosen.path)
             before = self._target(ACTIVE)
             if before != chosen.path:
-                self._point(PREVIOUS, before)
+                deleted = before is None and (self.path / ACTIVE).is_symlink()
+                if not deleted:
+                    self._point(PREVIOUS, before)
                 self._point(ACTIVE, chosen.path)
         return Installed(chosen.name, chosen.path, ACTIVE)
 

@@ -204,6 +204,7 @@ def test_systemd_is_told_and_sigterm_finishes_the_utterance(manager: Manager, tm
         assert len(before) == 1
 
         config.write_text("[endpoint]\npreset = 'relaxed'\ntrailing_silence = 10.0\n")
+        Path(metrics).unlink()  # which comes back, as `heard` below needs
         daemon.process.send_signal(signal.SIGHUP)
         at = daemon.wait_for("reloaded")
         assert daemon.events[at - 1]["changed"] == ["endpoint.trailing_silence"]

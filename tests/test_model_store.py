@@ -236,6 +236,14 @@ def test_an_active_model_that_was_deleted_is_not_passed_over(store: ModelStore, 
         store.rollback()
 
 
+def test_choosing_after_the_active_model_was_deleted_keeps_the_one_before(store: ModelStore, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        store.use(store.install(make(tmp_path / name, name)).name)
+    shutil.rmtree(default_model())
+    store.use(store.install(make(tmp_path / "three", "three")).name)
+    assert states(store) == {"one": "previous", "three": "active"}
+
+
 def listed(capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, str], str]:
     """The states that the command lists by the beginnings of names, and what it says on stderr."""
     model_command.list_(as_json=True)
