@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from edge_stt.errors import EdgeSttError
 from edge_stt.package import ModelPackage, write_package
+from edge_stt.recogniser import DEFAULT_MODEL
 
 from .conftest import ROOT
 from .small_run import CONV, DS2, small_run
@@ -379,6 +381,21 @@ def test_bad_input_is_one_line(run: Path, manifest: Path, tmp_path: Path) -> Non
         assert message in str(error)
         assert "\n" not in str(error)
     assert not (tmp_path / "new").exists()
+
+
+def test_the_decoding_of_other_units_is_refused(run: Path, tmp_path: Path) -> None:
+    from convert.cli import app
+
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    described = json.loads((other / "model.json").read_text())
+    described["heads"]["phonemes"]["name"] = "some-phonemes"
+    (other / "model.json").write_text(json.dumps(described))
+    out = tmp_path / "new"
+    error = CliRunner().invoke(app, [str(other), "-o", str(out), "--decoding", str(DEFAULT_MODEL)]).exception
+    assert isinstance(error, EdgeSttError)
+    assert "is decoded from phonemes that this model does not have" in str(error)
+    assert not out.exists()
 
 
 def test_without_tensorflow_there_is_one_line() -> None:
