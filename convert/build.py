@@ -197,7 +197,8 @@ def convert_run(run: Path, out: Path, config: BuildConfig, say: Say = lambda tex
         head = str(decoding.info.decoding.get("head", decoding.info.default_head))
         if decoding.info.heads.get(head) != model.units.get(head):
             raise ConversionError(
-                f"{config.decoding} is decoded from {head} that this model does not have; name a package of the same units"
+                f"{config.decoding} is decoded from {head} that this model does not have; "
+                "name a package of the same units"
             )
     calibration = calibration_clips(config.data, config.calibration_clips, model) if config.data else None
     clips = dev_clips(config.dev, config.gate.clips, model) if config.dev else demo_clips(model)
