@@ -69,8 +69,9 @@ class GreedyDecoder:
 
     def best(self, state: tuple[LogProbs, ...]) -> Hypothesis:
         """The best path through all pieces."""
-        if self._known is not None and self._known[0] is state:
-            return self._known[1]
+        known = self._known  # once: clients of a server share the decoder, each in a thread of its own
+        if known is not None and known[0] is state:
+            return known[1]
         nothing = np.empty((0, len(self.units)), np.float32)
         best = greedy(np.concatenate([nothing, *state]), self.units)
         self._known = state, best
