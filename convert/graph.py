@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from edge_stt.errors import DataError
 from edge_stt.features import FeatureStatistics, FrontEndConfig
 from edge_stt.language import normaliser_of
 from edge_stt.package import StreamInfo
 from edge_stt.text import Normaliser
 from edge_stt.units import UnitSet
 from train.checkpoint import load_arrays, restore_weights
-from train.config import TrainConfig, from_dict
+from train.config import TrainConfig
+from train.finished import FinishedRun
 from train.models.base import CTCModel, build_network
 
 STREAM_CHUNK_FRAMES = 16  # 160 ms: the weights are read once a chunk, so longer is cheaper and later
@@ -56,33 +54,22 @@ class TrainedModel:
 
 def load_run(run: Path) -> TrainedModel:
     """Load ``best.npz`` of a run directory; raises `DataError` when it is missing, damaged or does not fit."""
-    try:
-        description = json.loads((run / "model.json").read_text(encoding="utf-8"))
-        config = from_dict(TrainConfig, json.loads((run / "config.json").read_text(encoding="utf-8")), "config.json")
-        units = {head: UnitSet(u["name"], u["kind"], tuple(u["symbols"])) for head, u in description["heads"].items()}
-        front_end = FrontEndConfig(**description["front_end"])
-        language = dict(description.get("language", {}))
-        normaliser_of(language)
-        mean, std = (np.array(description["statistics"][k], np.float32) for k in ("mean", "std"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{run} is not a training run (it needs config.json, model.json and best.npz): {error}"
-        ) from error
-    network = build_network(config.model, {head: len(u) for head, u in units.items()})
+    said = FinishedRun.read(run)
+    network = build_network(said.config.model, {head: len(units) for head, units in said.heads.items()})
     training = network.training_model()
     arrays = load_arrays(run / "best.npz")
     step = int(arrays.pop("step", 0))
     restore_weights(training, arrays, str(run / "best.npz"))
     return TrainedModel(
-        config,
-        units,
-        front_end,
-        FeatureStatistics(mean, std),
+        said.config,
+        said.heads,
+        said.front_end,
+        said.statistics,
         network,
         network.offline_model(),
         network.stream_model(chunk_frames(network.stride)),
         step,
-        language,
+        said.language,
     )
 
 

@@ -318,7 +318,7 @@ class Lexicon:
             if zlib.crc32(view[16:]) != crc32:
                 raise ValueError("checksum")
             header = json.loads(bytes(view[24 : 24 + length]))
-            units = UnitSet(header["units"]["name"], header["units"]["kind"], tuple(header["units"]["symbols"]))
+            units = UnitSet.from_data(header["units"])
             payload, offset, arrays = view[24 + length :], 0, []
             for name, dtype in _LAYOUT:
                 count = header["lengths"][name]

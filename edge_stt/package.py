@@ -88,10 +88,7 @@ class ModelInfo:
             states = {name: tuple(shape) for name, shape in stream["states"].items()}
             stream = StreamInfo(stream["chunk_frames"], states)
         mean, std = (np.array(data["statistics"][k], dtype=np.float32) for k in ("mean", "std"))
-        heads = {
-            head: UnitSet(units["name"], units["kind"], tuple(units["symbols"]))
-            for head, units in data["heads"].items()
-        }
+        heads = {head: UnitSet.from_data(units) for head, units in data["heads"].items()}
         info = cls(
             **{
                 **data,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
-from .audio import MAX_MAGNITUDE, convert_samples
+from .audio import convert_samples
 from .decoding import LogProbs
 from .endpointing import EndpointConfig, EnergyGate, GateConfig
 from .features import Floats, RunningNormaliser, StreamingLogMel
@@ -102,9 +101,7 @@ class StreamingTranscriber:
         They are ``[n]`` or ``[n, channels]``, floats in -1..1 or integers; raises `AudioError` for anything else, and
         for samples that are not finite.
         """
-        if not _is_plain(samples):
-            samples = convert_samples(samples, self._info.front_end.sample_rate)
-        frames = self._front_end.accept(samples)
+        frames = self._front_end.accept(convert_samples(samples, self._info.front_end.sample_rate))
         self._pending = np.concatenate([self._pending, frames]) if len(self._pending) else frames
         events: list[Partial | Final] = []
         while len(self._pending) >= self._chunk:
@@ -238,10 +235,3 @@ class StreamingTranscriber:
         """Time in the stream of an output frame of this utterance."""
         start = self._offset / self._info.front_end.frames_per_second
         return round(start + output_frame * self._transcriber.frame_seconds, 3)
-
-
-def _is_plain(samples: npt.ArrayLike) -> TypeGuard[Floats]:
-    """Whether `convert_samples` would give these back: float32 ``[n]`` that a recording holds. Much cheaper to ask."""
-    if not isinstance(samples, np.ndarray) or samples.dtype != np.float32 or samples.ndim != 1 or not len(samples):
-        return False
-    return bool(samples.min() >= -MAX_MAGNITUDE and samples.max() <= MAX_MAGNITUDE)  # neither is so where one is NaN

@@ -5,9 +5,10 @@ A unit set is data, so that a second language is a file and not a code change: `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from .errors import DataError
 
@@ -32,6 +33,11 @@ class UnitSet:
             raise DataError(f"unit set {self.name}: kind is 'characters' or 'phonemes', not {self.kind!r}")
         if len(set(self.symbols)) != len(self.symbols) or len(self.symbols) < 3:
             raise DataError(f"unit set {self.name}: symbols must be distinct: blank, word separator, and units")
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> UnitSet:
+        """What `dataclasses.asdict` gives, as files hold it; `KeyError` and `TypeError` where it is something else."""
+        return cls(data["name"], data["kind"], tuple(data["symbols"]))
 
     def __len__(self) -> int:
         return len(self.symbols)

@@ -33,7 +33,6 @@ def test_words_are_cut_into_the_longest_pieces_from_the_left() -> None:
 
 @pytest.mark.workstation
 def test_what_stands_together_most_often_is_joined_first() -> None:
-    pytest.importorskip("typer")
     from train.pieces import learn_pieces
 
     words = Counter({"banana": 5, "ban": 4, "nab": 1})

@@ -123,10 +123,7 @@ def _differences(
         before = from_dict(TrainConfig, {"model": stored["config"]["model"]}, f"{run}/config.json").model
         yield from _changes("model", to_dict(before), to_dict(config.model))
     if stored["model"]:
-        heads = {
-            name: UnitSet(units["name"], units["kind"], tuple(units["symbols"]))
-            for name, units in stored["model"]["heads"].items()
-        }
+        heads = {name: UnitSet.from_data(units) for name, units in stored["model"]["heads"].items()}
         for head in sorted(heads.keys() | language.units.keys()):
             if heads.get(head) != language.units.get(head):
                 yield f"the units of the head {head!r} are others"

@@ -2,7 +2,7 @@
 
 The student is drawn, in each output frame, towards the mean of what its teachers say there of the same audio without
 masks. After G. Hinton, O. Vinyals and J. Dean, "Distilling the knowledge in a neural network", 2015; for the outputs of
-CTC frame by frame as in M. Kurata and K. Audhkhasi, "Guiding CTC posterior spike timings for improved posterior fusion
+CTC frame by frame as in G. Kurata and K. Audhkhasi, "Guiding CTC posterior spike timings for improved posterior fusion
 and knowledge distillation", Interspeech 2019: such a student says each unit when its teachers do.
 """
 
