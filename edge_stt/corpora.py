@@ -49,10 +49,10 @@ def _is_there(path: Path, source: str, report: Report) -> bool:
 def read_manifest(manifest: Path, report: Report, corpus: str | None = None) -> Iterator[Clip]:
     """Read a NeMo-style JSONL manifest: ``audio_filepath`` (relative to the manifest), ``duration``, ``text``.
 
-    ``speaker`` and ``id`` are optional. Lines that cannot be used go to ``report`` and are skipped. Raises `DataError`
-    when the manifest itself cannot be read.
+    ``speaker`` and ``id`` are optional; the corpus has the name of its manifest's folder. Lines that cannot be used go
+    to ``report`` and are skipped. Raises `DataError` when the manifest itself cannot be read.
     """
-    corpus = corpus or manifest.parent.name
+    corpus = corpus or manifest.absolute().parent.name or manifest.stem  # `train.jsonl` alone is in a folder, too
     for number, line in enumerate(_lines(manifest), 1):
         if not line.strip():
             continue

@@ -206,6 +206,17 @@ def test_a_manifest_and_what_is_wrong_in_it(tmp_path: Path) -> None:
         read(manifest)
 
 
+def test_a_manifest_in_this_folder_names_its_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "my-corpus"
+    folder.mkdir()
+    (folder / "a.wav").touch()
+    (folder / "train.jsonl").write_text(json.dumps({"audio_filepath": "a.wav", "text": "one"}) + "\n")
+    monkeypatch.chdir(folder)
+    assert [(c.id, c.corpus, c.speaker) for c in read(Path("train.jsonl"))[0]] == [
+        ("my-corpus/a", "my-corpus", "my-corpus/unknown")
+    ]
+
+
 def test_the_layout_of_ljspeech(tmp_path: Path) -> None:
     (tmp_path / "wavs").mkdir()
     (tmp_path / "wavs" / "LJ001-0001.wav").touch()
