@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edge_stt.audio import read_audio
-from edge_stt.corpora import read_manifest
+from edge_stt.corpora import read_corpus
 from edge_stt.package import INFO_FILE, MODEL_FILE, ModelPackage
 from edge_stt.recogniser import DEFAULT_MODEL, Transcriber
 
@@ -209,7 +209,9 @@ def compare_packages(a: ModelPackage, b: ModelPackage, audio: Sequence[Path] = (
 
 
 def _clips(path: Path) -> list[Path]:
-    return [clip.path for clip in read_manifest(path, lambda problem: None)] if path.suffix == ".jsonl" else [path]
+    if path.suffix in (".jsonl", ".csv", ".tsv"):
+        return [clip.path for clip in read_corpus(path, lambda problem: None)]
+    return [path]
 
 
 def _differs(a: ModelPackage, b: ModelPackage, name: str) -> bool:

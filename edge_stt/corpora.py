@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,19 +124,74 @@ def read_commonvoice(table: Path, report: Report) -> Iterator[Clip]:
             )
 
 
+COLUMNS = {  # what they are called in tables, DeepSpeech's and Coqui's among them
+    "audio": ("wav_filename", "audio_filepath", "path", "file", "wav", "audio"),
+    "text": ("transcript", "text", "sentence", "transcription"),
+    "speaker": ("speaker", "speaker_id", "client_id"),
+}
+
+
+def read_table(table: Path, needed: Sequence[str], report: Report) -> Iterator[tuple[int, dict[str, str]]]:
+    """The lines of a CSV table with their numbers; of each what is in the columns that `COLUMNS` has names for.
+
+    The first line names the columns, which are parted by commas, semicolons, tabs or bars. Raises `DataError` where
+    one of ``needed`` is not among them.
+    """
+    head, *lines = _lines(table)
+    head = head.lstrip("\ufeff")
+    delimiter = max(",;\t|", key=head.count)
+    quoting = csv.QUOTE_MINIMAL if delimiter in ",;" else csv.QUOTE_NONE  # as they are where tables are made
+    rows = csv.reader((line + "\n" for line in [head, *lines]), delimiter=delimiter, quoting=quoting)
+    names = [name.strip().lower() for name in next(rows, [])]
+    found = {of: next((names.index(name) for name in known if name in names), None) for of, known in COLUMNS.items()}
+    for of in needed:
+        if found[of] is None:
+            *most, last = COLUMNS[of]
+            raise DataError(
+                f"{table} has no column for the {of}: its first line names the columns, and one must be called "
+                f"{', '.join(most)} or {last}"
+            )
+    try:
+        for row in rows:
+            if row and len(row) != len(names):
+                report(
+                    f"{table}:{rows.line_num}: has {len(row)} columns and not {len(names)}; a text with {delimiter!r} "
+                    "in it stands in double quotes"
+                )
+            elif any("\n" in value.strip() for value in row):  # what follows it would be taken for part of the text
+                report(f"{table}:{rows.line_num}: goes over several lines: a double quote is not closed")
+            elif row:
+                yield rows.line_num, {of: row[at].strip() for of, at in found.items() if at is not None}
+    except csv.Error as error:
+        raise DataError(f"{table}:{rows.line_num}: not a line of a table: {error}") from error
+
+
+def read_csv(table: Path, report: Report) -> Iterator[Clip]:
+    """Read a table of recordings (`read_table`), whose paths are relative to it."""
+    corpus = table.absolute().parent.name or table.stem
+    for number, row in read_table(table, ("audio", "text"), report):
+        source, path = f"{table}:{number}", table.parent / row["audio"]
+        if _is_there(path, source, report):
+            clip_id, speaker = Path(row["audio"]).with_suffix(""), row.get("speaker") or "unknown"
+            yield Clip(f"{corpus}/{clip_id}", corpus, f"{corpus}/{speaker}", path, 0.0, row["text"], source)
+
+
 def read_corpus(path: Path, report: Report) -> Iterator[Clip]:
-    """Read whatever lies at ``path``: a JSONL manifest, a Common Voice table, an LJSpeech or a LibriSpeech folder."""
+    """Read whatever lies at ``path``: a JSONL manifest, a CSV table, one of Common Voice, an LJSpeech or a LibriSpeech
+    folder."""
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder; check the path")
     if path.suffix == ".jsonl":
         return read_manifest(path, report)
     if path.suffix == ".tsv":
         return read_commonvoice(path, report)
+    if path.suffix == ".csv":
+        return read_csv(path, report)
     if (path / "metadata.csv").is_file():
         return read_ljspeech(path, report)
     if path.is_dir() and next(path.glob("**/*.trans.txt"), None):
         return read_librispeech(path, report)
     raise DataError(
-        f"{path} is neither a .jsonl manifest, a Common Voice .tsv, an LJSpeech folder (metadata.csv) "
+        f"{path} is neither a .jsonl manifest, a .csv table, a Common Voice .tsv, an LJSpeech folder (metadata.csv) "
         "nor a LibriSpeech folder (*.trans.txt)"
     )

@@ -18,6 +18,7 @@ from typing import IO
 
 import numpy as np
 
+from .corpora import read_table
 from .errors import DataError, UsageError, reason
 from .letter_lm import spell
 from .lm import SENTENCE_END, SENTENCE_START, Array
@@ -35,13 +36,19 @@ Progress = Callable[[str, float], None]
 def read_sentences(
     path: Path, normalise: bool = True, progress: Progress | None = None, normaliser: Normaliser | None = None
 ) -> Iterator[list[str]]:
-    """The sentences of a text as lists of words: one a line, plain or ``.gz``; of a ``.jsonl`` manifest, each ``text``.
+    """The sentences of a text as lists of words: one a line, plain or ``.gz``; each text of a ``.jsonl`` manifest or a
+    ``.csv`` table (`edge_stt.corpora.read_table`).
 
     With ``normalise`` through ``normaliser`` (English without one), else split at spaces. Empty lines are left out.
     Raises `DataError`, one line, for what cannot be read.
     """
     number = 0
     normaliser = normaliser or english()
+    if path.suffix == ".csv":
+        for _, row in read_table(path, ("text",), _refuse):
+            if words := (normaliser(row["text"]) if normalise else row["text"]).split():
+                yield words
+        return
     manifest = ".jsonl" in path.suffixes
     try:
         size = max(1, path.stat().st_size)
@@ -58,6 +65,10 @@ def read_sentences(
         raise DataError(f"{path}:{number}: not UTF-8 text: convert it first") from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {reason(error)}") from error
+
+
+def _refuse(problem: str) -> None:
+    raise DataError(problem)
 
 
 def _text_of(line: bytes, source: str) -> str:

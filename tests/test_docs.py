@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import re
@@ -151,6 +152,10 @@ def test_the_training_page_runs(tmp_path: Path) -> None:
     ]
     for name in ("my-corpus/train", "my-corpus/dev", "my-corpus/test", "noises/noise"):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
+    for name in ("train", "dev"):
+        with (tmp_path / "my-corpus" / f"{name}.csv").open("w", newline="", encoding="utf-8") as table:
+            rows = csv.writer(table)
+            rows.writerows([["path", "text", "speaker"], *([i["audio_filepath"], i["text"], "LJ"] for i in items)])
     (tmp_path / "german").mkdir()
     german = [{**item, "text": "Schalte das Licht in der Küche aus!", "id": i} for i, item in enumerate(items, 1)]
     for name in ("german/train", "german/dev"):

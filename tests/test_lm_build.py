@@ -325,8 +325,11 @@ def test_nltk_agrees_on_the_perplexity_of_a_plain_model(tmp_path: Path) -> None:
 def test_texts_are_normalised(tmp_path: Path) -> None:
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress("Mr. O’Neil — here!\n\n  \nHERE\n".encode()))
     (tmp_path / "b.jsonl").write_text(json.dumps({"text": "Here, TOO", "speaker": "x"}) + "\n")
+    (tmp_path / "c.csv").write_text('wav_filename,transcript\nnowhere.wav,"Here, TOO"\n')
     files = [tmp_path / "a.txt.gz", tmp_path / "b.jsonl"]
     assert [list(read_sentences(f)) for f in files] == [[["mister", "o'neil", "here"], ["here"]], [["here", "too"]]]
+    assert list(read_sentences(tmp_path / "c.csv")) == [["here", "too"]]
+    assert list(read_sentences(tmp_path / "c.csv", normalise=False)) == [["Here,", "TOO"]]
     assert list(read_sentences(files[0], normalise=False))[1] == ["HERE"]
     model = build(files, BuildConfig(order=2))
     assert list(model.vocabulary) == ["<unk>", "<s>", "</s>", "here", "mister", "o'neil", "too"]
@@ -374,6 +377,8 @@ def test_order_too_long_for_the_vocabulary(text: Path) -> None:
         ("bad2.jsonl", b"[1]\n", "bad2.jsonl:1: no JSON"),
         ("bad3.jsonl", b'{"text": 5}\n', "bad3.jsonl:1: no JSON object with a 'text' of letters"),
         ("bad4.jsonl", b"[" * 100_000, "bad4.jsonl:1: no JSON"),
+        ("bad.csv", b"one,two\nthree,four\n", "bad.csv has no column for the text"),
+        ("bad2.csv", b"text,path\nfine,a\nthree\n", "bad2.csv:3: has 1 columns"),
         ("latin1.jsonl", b'{"text": "caf\xe9"}\n', r"latin1.jsonl:1: not UTF-8"),
         ("marks.txt", b"<s> a b </s>\n", "contain <s>"),
     ],

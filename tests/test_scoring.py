@@ -260,6 +260,50 @@ def test_the_table_of_common_voice(tmp_path: Path) -> None:
         read(table)
 
 
+@pytest.mark.parametrize(
+    ("head", "row"),
+    [
+        ("wav_filename,wav_filesize,transcript", 'wavs/a.wav,1234,"Stop, now."'),  # DeepSpeech's and Coqui's
+        ("\ufeffText;File;Speaker", "Stop, now.;wavs/a.wav;ann"),  # a spreadsheet's
+        ("path\ttext\tspeaker", "wavs/a.wav\tStop, now.\tann"),
+        ("file|sentence", "wavs/a.wav|Stop, now."),
+    ],
+)
+def test_a_table(head: str, row: str, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    (folder / "wavs").mkdir(parents=True)
+    (folder / "wavs" / "a.wav").touch()
+    table = folder / "train.csv"
+    gone = row.replace("a.wav", "gone.wav")
+    table.write_text("\r\n".join([head, row, "", gone, "wavs/a.wav"]), encoding="utf-8")
+    found, problems = read(table)
+    speaker = "mine/ann" if "ann" in row else "mine/unknown"
+    assert [(c.id, c.corpus, c.speaker, c.text) for c in found] == [("mine/wavs/a", "mine", speaker, "Stop, now.")]
+    assert [p.split(": ")[0] for p in problems] == [f"{table}:4", f"{table}:5"]
+    assert "no such file" in problems[0]
+    assert "1 columns" in problems[1]
+
+
+def test_a_quote_that_is_not_closed_is_said(tmp_path: Path) -> None:
+    for name in "abcd":
+        (tmp_path / f"{name}.wav").touch()
+    (tmp_path / "t.csv").write_text('path,text\na.wav,one\nb.wav,"two\nc.wav,"three"\nd.wav,four\n')
+    found, problems = read(tmp_path / "t.csv")
+    assert [c.text for c in found] == ["one", "four"]
+    assert len(problems) == 1
+    assert problems[0].startswith(f"{tmp_path}/t.csv:4: goes over several lines")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "no column for the audio"), ("wav_filename,size\n", "no column for the text"), ("a,b\nc,d\n", "first line")],
+)
+def test_a_table_whose_columns_are_not_known(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(content)
+    with pytest.raises(DataError, match=message):
+        read(tmp_path / "t.csv")
+
+
 def test_what_is_no_corpus_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="neither a"):
         read(tmp_path)

@@ -80,7 +80,8 @@ def train(
 @app.command()
 def prepare(
     corpora: Annotated[
-        list[Path], typer.Argument(help=".jsonl manifests, Common Voice .tsv, LJSpeech or LibriSpeech folders.")
+        list[Path],
+        typer.Argument(help=".jsonl manifests, .csv tables, Common Voice .tsv, LJSpeech or LibriSpeech folders."),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the prepared set.")],
     noise: Annotated[Path | None, typer.Option(help="Manifest of noises to mix in.")] = None,
@@ -178,7 +179,9 @@ def augment(
 
 @app.command()
 def pieces(
-    texts: Annotated[list[Path], typer.Argument(help="Texts, one sentence a line: plain, .gz, or .jsonl manifests.")],
+    texts: Annotated[
+        list[Path], typer.Argument(help="Texts, one sentence a line: plain or .gz; manifests (.jsonl, .csv).")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Language file to write.")],
     count: Annotated[int, typer.Option(min=2, help="Units, letters included.")] = 200,
     language: LanguageName = "english",

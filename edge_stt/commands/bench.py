@@ -36,7 +36,7 @@ Names = list[str]
 def bench(
     manifests: Annotated[
         Paths | None,
-        typer.Argument(help="JSONL manifests, LibriSpeech or LJSpeech folders; without any, the demo clip."),
+        typer.Argument(help="Manifests (.jsonl, .csv), LibriSpeech or LJSpeech folders; without any, the demo clip."),
     ] = None,
     model: Annotated[Paths | None, typer.Option(help="Model package; repeat for several.")] = None,
     decoder: Annotated[Names | None, typer.Option(help="greedy, beam or lexicon; repeat for several.")] = None,

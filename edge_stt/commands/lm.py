@@ -29,7 +29,9 @@ app = typer.Typer(
     help="Train and inspect word language models.",
 )
 
-Texts = Annotated[list[Path], typer.Argument(help="Texts, one sentence a line: plain, .gz, or .jsonl manifests.")]
+Texts = Annotated[
+    list[Path], typer.Argument(help="Texts, one sentence a line: plain or .gz; manifests (.jsonl, .csv).")
+]
 AsIs = Annotated[bool, typer.Option("--as-is", help="The texts are normalised already: only split at spaces.")]
 Language = Annotated[str, typer.Option(help="Language of the texts: a name, or the path of a language file.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")]
