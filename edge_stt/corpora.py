@@ -140,8 +140,11 @@ def read_table(table: Path, needed: Sequence[str], report: Report) -> Iterator[t
     head, *lines = _lines(table)
     head = head.lstrip("\ufeff")
     delimiter = max(",;\t|", key=head.count)
-    quoting = csv.QUOTE_MINIMAL if delimiter in ",;" else csv.QUOTE_NONE  # as they are where tables are made
-    rows = csv.reader((line + "\n" for line in [head, *lines]), delimiter=delimiter, quoting=quoting)
+    whole = (line + "\n" for line in [head, *lines])
+    if delimiter in ",;":
+        rows = csv.reader(whole, delimiter=delimiter)
+    else:  # such tables are made without quotes
+        rows = csv.reader(whole, delimiter=delimiter, quoting=csv.QUOTE_NONE)
     names = [name.strip().lower() for name in next(rows, [])]
     found = {of: next((names.index(name) for name in known if name in names), None) for of, known in COLUMNS.items()}
     for of in needed:
