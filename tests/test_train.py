@@ -222,6 +222,10 @@ def test_a_prepared_set_whose_files_do_not_fit_is_refused(
         ("optimizer.learning_rate=-1.0", "above 0"),
         ("optimizer.learning_rate=nan", "must be a number, not nan"),
         ("steps", "key=value"),
+        ("=3", "key=value"),
+        ("#=3", "key=value"),
+        ("steps and rates=3", "key=value"),
+        ("batches.variant_weights.speed-0.9=1", "speed-0 must be a number, .*quotes"),
         ("steps=2.0", "steps must be a whole number"),
         ("steps=true", "steps must be a whole number"),
         ("seed=-1", "seed must be at least 0"),
@@ -256,6 +260,21 @@ def test_bad_settings_are_refused(override: str, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
         load_config(None, [override])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ('batches.variant_weights."speed-0.9"=0.5', ["batches", "variant_weights", "speed-0.9"], 0.5),
+        ('batches.corpus_weights."a=b" = 2', ["batches", "corpus_weights", "a=b"], 2),
+        ("language=./my=language.toml", ["language"], "./my=language.toml"),
+        ("teacher.runs=['a', 'b']", ["teacher", "runs"], ["a", "b"]),
+    ],
+)
+def test_what_an_override_sets(override: str, key: list[str], value: object) -> None:
+    from train.config import _assignment
+
+    assert _assignment(override) == (key, value)
 
 
 def test_a_setting_of_what_is_no_table() -> None:

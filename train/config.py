@@ -166,8 +166,32 @@ def _plain(key: str, value: Any, kind: type, where: str) -> Any:
         value = float(value)
     if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
         wanted = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[kind]
-        raise DataError(f"{where}: {key} must be {wanted}, not {value!r}")
+        hint = "; in an override a name with a dot stands in double quotes" if isinstance(value, dict) else ""
+        raise DataError(f"{where}: {key} must be {wanted}, not {value!r}{hint}")
     return value
+
+
+def _assignment(override: str) -> tuple[list[str], Any]:
+    """The key and the value of ``section.key=value``; names with dots stand in quotes, as in TOML.
+
+    What is no value of TOML is text: words need no quotes.
+    """
+    for end in (i for i, character in enumerate(override) if character == "="):  # quoted names may have one, too
+        try:
+            table: Any = tomllib.loads(f"{override[:end]} = 0")
+        except tomllib.TOMLDecodeError:
+            continue
+        key = []
+        while isinstance(table, dict) and table:
+            [(name, table)] = table.items()
+            key.append(name)
+        if not key:  # a comment
+            continue
+        try:
+            return key, tomllib.loads(f"x = {override[end + 1 :]}")["x"]
+        except tomllib.TOMLDecodeError:
+            return key, override[end + 1 :]
+    raise DataError(f"an override is section.key=value, names with dots in double quotes, not {override!r}")
 
 
 def load_config(path: Path | None, overrides: list[str] | None = None) -> TrainConfig:
@@ -175,20 +199,14 @@ def load_config(path: Path | None, overrides: list[str] | None = None) -> TrainC
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8")) if path else {}
         for override in overrides or []:
-            key, sign, value = override.partition("=")
-            if not sign:
-                raise DataError(f"an override is section.key=value, not {override!r}")
-            try:
-                parsed = tomllib.loads(f"x = {value}")["x"]
-            except tomllib.TOMLDecodeError:
-                parsed = value
-            *sections, last = key.strip().split(".")
+            key, value = _assignment(override)
+            *sections, last = key
             table = data
             for section in sections:
                 table = table.setdefault(section, {})
                 if not isinstance(table, dict):
                     raise DataError(f"config: {section} is no table, in which {last} could be set")
-            table[last] = parsed
+            table[last] = value
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise DataError(f"{path}: {error}") from error
     return from_dict(TrainConfig, data)
