@@ -68,6 +68,7 @@ def test_the_whole_way(prepared: Path, tmp_path: Path) -> None:
     overrides = [part for setting in settings for part in ("--set", setting)]
     done = _train("--data", prepared, "--dev", prepared, "--run", run, *SMALL, *overrides)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert "has no speed-0.9, speed-1.1, room-0: batches are made of what it has" in done.stderr
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     losses = [line["characters"] for line in log if "characters" in line]
     assert losses[-1] < 0.5 * losses[0]
@@ -88,6 +89,16 @@ def test_the_whole_way(prepared: Path, tmp_path: Path) -> None:
     assert len(done.stdout.strip()) > 10
     done = subprocess.run([*edge_stt, "doctor", "--model", str(package)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.workstation
+@pytest.mark.slow
+def test_a_network_for_other_features_is_refused(prepared: Path, tmp_path: Path) -> None:
+    done = _train("--data", prepared, "--dev", prepared, "--run", tmp_path / "run", "--set", "model.n_mels=40")
+    message = f"config: model.n_mels is 40, and {prepared} has 80 mel bins"
+    assert (done.returncode, done.stdout, message in done.stderr) == (1, "", True)
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.workstation
@@ -236,6 +247,22 @@ def test_a_prepared_set_whose_files_do_not_fit_is_refused(
         ("head_weights={characters='x'}", "head_weights.characters must be a number"),
         ("batches.corpus_weights={a='x'}", "corpus_weights.a must be a number"),
         ("batches.variant_weights={plain=-1}", "variant_weights.plain must be at least 0"),
+        ("batches.variant_weights={plane=1}", "has 'plane'; variants are plain, speed-0.9"),
+        ("batches.warp=-0.1", "batches.warp must be 0 to 0.5, not -0.1"),
+        ("batches.warp=3.0", "batches.warp must be 0 to 0.5"),
+        ("batches.tempo=1.0", "batches.tempo must be 0 to 0.5"),
+        ("batches.running_share=1.1", "batches.running_share must be 0 to 1"),
+        ("batches.curriculum_epochs=-1", "batches.curriculum_epochs must be at least 0"),
+        ("head_weights.characters=-1", "head_weights.characters must be at least 0"),
+        ("optimizer.name=sgd", "adamw or muon"),
+        ("optimizer.ema_decay=1.0", "optimizer.ema_decay must be 0 to"),
+        ("optimizer.warmup_steps=-1", "optimizer.warmup_steps must be at least 0"),
+        ("optimizer.decay_share=2.0", "optimizer.decay_share must be 0 to 1"),
+        ("optimizer.weight_decay=-1.0", "optimizer.weight_decay must be at least 0"),
+        ("spec_augment.time_share=1.5", "spec_augment.time_share must be 0 to 1"),
+        ("spec_augment.time_width=-1", "spec_augment.time_width must be at least 0"),
+        ("spec_augment.frequency_width=81", "spec_augment.frequency_width must be 0 to 80, not 81"),
+        ("model.n_mels=0", "model.n_mels"),
         ("model=3", "model is a table"),
         ("model.dropout=2.0", "dropout"),
         ("model.kernel=1", "kernel must be at least 2"),
@@ -282,6 +309,30 @@ def test_a_setting_of_what_is_no_table() -> None:
 
     with pytest.raises(DataError, match="steps is no table"):
         load_config(None, ["steps=3", "steps.x=1"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("head_weights.phoneme=0.1", "head_weights has 'phoneme'; the heads are characters, phonemes"),
+        ("head_weights={characters=0,phonemes=0}", "head_weights are all 0"),
+        ("model.branches.words=1", "model.branches has 'words'"),
+    ],
+)
+def test_settings_of_heads_that_are_not_there(override: str, message: str) -> None:
+    from train.config import load_config
+
+    config = load_config(None, [override])
+    with pytest.raises(DataError, match=message):
+        config.check_heads(["characters", "phonemes"])
+
+
+def test_a_language_without_phonemes_needs_no_weights_of_its_own() -> None:
+    from train.config import load_config
+
+    load_config(None).check_heads(["characters"])
+    with pytest.raises(DataError, match="all 0"):
+        load_config(None, ["head_weights.characters=0"]).check_heads(["characters"])
 
 
 def test_a_config_is_the_same_when_it_was_stored(tmp_path: Path) -> None:

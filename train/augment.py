@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import numpy.typing as npt
 import soxr
 
 from edge_stt.features import Floats
+
+from .limits import check
 
 RATE = 16_000
 
@@ -110,6 +113,10 @@ class SpecAugmentConfig:
     time_width: int = 25  # frames of 10 ms
     time_share: float = 0.3  # at most this share of an utterance is masked
     time_warp: int = 0
+
+    def __post_init__(self) -> None:
+        numbers = ("frequency_masks", "frequency_width", "time_masks_per_second", "time_width", "time_warp")
+        check("spec_augment.", self, time_share=(0, 1), **dict.fromkeys(numbers, (0, inf)))
 
 
 def move_frames(frames: Floats, config: SpecAugmentConfig, rng: np.random.Generator) -> Floats:

@@ -67,7 +67,7 @@ def train(
 
     settings = load_config(config, set_)
     units = load_language(settings.language).units
-    settings.model.check_heads(units)
+    settings.check_heads(units)
     if settings.teacher.runs:
         from .finished import teachers_of
 

@@ -6,17 +6,22 @@ import dataclasses
 import difflib
 import json
 import math
+import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from edge_stt.errors import DataError
 
 from .augment import SpecAugmentConfig
+from .limits import check, check_all
 from .models.configs import ConvConfig, config_class
 
 T = TypeVar("T")
+HEAD_WEIGHTS = {"characters": 0.4, "phonemes": 0.6}  # not every language has both heads
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,24 @@ class BatchConfig:
     curriculum_epochs: int = 1  # epochs in which batches come shortest first
     masked_statistics: bool = False  # normalisations learn nothing from padding; slower on a CPU
     consistency_weight: float = 0.0  # above 0, batches have two views of each clip, whose outputs are drawn together
+
+    def __post_init__(self) -> None:
+        check(
+            "batches.",
+            self,
+            warp=(0, 0.5),
+            tempo=(0, 0.5),
+            running_share=(0, 1),
+            curriculum_epochs=(0, inf),
+            consistency_weight=(0, inf),
+        )
+        check_all("batches.variant_weights", self.variant_weights)
+        for name in self.variant_weights:
+            if not re.fullmatch(r"plain|speed-\d+(\.\d+)?|room-\d+", name):
+                raise DataError(
+                    f"config: batches.variant_weights has {name!r}; variants are plain, speed-0.9 and other speeds, "
+                    "room-0, room-1 and so on"
+                )
 
     @property
     def views(self) -> int:
@@ -58,6 +81,12 @@ class OptimizerConfig:
     clip_norm: float = 3.0
     ema_decay: float = 0.998
 
+    def __post_init__(self) -> None:
+        if self.name not in ("adamw", "muon"):
+            raise DataError(f"config: optimizer.name must be adamw or muon, not {self.name!r}")
+        below_1 = dict.fromkeys(("momentum", "ema_decay"), (0, 0.999999))
+        check("optimizer.", self, warmup_steps=(0, inf), decay_share=(0, 1), weight_decay=(0, inf), **below_1)
+
 
 @dataclass(frozen=True)
 class TeacherConfig:
@@ -65,6 +94,9 @@ class TeacherConfig:
 
     runs: tuple[str, ...] = ()  # their folders; of several, the mean of what they say
     weight: float = 1.0  # of the divergence from them, where the labels' loss counts 1
+
+    def __post_init__(self) -> None:
+        check("teacher.", self, weight=(0, inf))
 
 
 @dataclass(frozen=True)
@@ -82,7 +114,7 @@ class TrainConfig:
     checkpoint_every: int = 250
     patience: int = 0
     mixed_bfloat16: bool = False
-    head_weights: dict[str, float] = field(default_factory=lambda: {"characters": 0.4, "phonemes": 0.6})
+    head_weights: dict[str, float] = field(default_factory=HEAD_WEIGHTS.copy)
     batches: BatchConfig = field(default_factory=BatchConfig)
     spec_augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -102,22 +134,18 @@ class TrainConfig:
         for name, value in positive.items():
             if value <= 0:
                 raise DataError(f"config: {name} must be above 0, not {value}")
-        not_negative = {
-            "batches.consistency_weight": self.batches.consistency_weight,
-            **{f"batches.variant_weights.{name}": weight for name, weight in self.batches.variant_weights.items()},
-            "teacher.weight": self.teacher.weight,
-            "patience": self.patience,
-            "seed": self.seed,
-        }
-        for name, value in not_negative.items():
-            if value < 0:
-                raise DataError(f"config: {name} must be at least 0, not {value}")
-        if self.optimizer.name not in ("adamw", "muon"):
-            raise DataError(f"config: optimizer.name must be adamw or muon, not {self.optimizer.name!r}")
-        if not 0 <= self.optimizer.momentum < 1:
-            raise DataError(f"config: optimizer.momentum must be in 0..1, not {self.optimizer.momentum}")
-        if not 0 <= self.optimizer.decay_share <= 1:
-            raise DataError(f"config: optimizer.decay_share must be in 0..1, not {self.optimizer.decay_share}")
+        check("", self, patience=(0, inf), seed=(0, inf))
+        check("spec_augment.", self.spec_augment, frequency_width=(0, self.model.n_mels))
+        check_all("head_weights", self.head_weights)
+
+    def check_heads(self, heads: Iterable[str]) -> None:
+        """Raise `DataError` where a setting is of a head that the model has not, or no head learns anything."""
+        known = list(heads)
+        if unknown := sorted(set(self.head_weights) - {*known, *HEAD_WEIGHTS}):
+            raise DataError(f"config: head_weights has {unknown[0]!r}; the heads are {', '.join(known)}")
+        if not any(self.head_weights.get(head, 1.0) for head in known):
+            raise DataError(f"config: head_weights are all 0; one of {', '.join(known)} must be above")
+        self.model.check_heads(known)
 
 
 def from_dict(cls: type[T], data: dict[str, Any], where: str = "config") -> T:

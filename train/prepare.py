@@ -383,6 +383,7 @@ class Described(Protocol):
 
     front_end: FrontEndConfig
     statistics: FeatureStatistics
+    variants: list[str]
 
 
 class PreparedSet:

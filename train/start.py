@@ -76,7 +76,14 @@ def start_run(
     else:
         prepared = PreparedSet(data)
         train_set, batches = prepared, Batches(prepared, *settings, config.model.stride)
+    if config.model.n_mels != train_set.front_end.n_mels:
+        raise DataError(
+            f"config: model.n_mels is {config.model.n_mels}, and {data} has {train_set.front_end.n_mels} mel bins"
+        )
     refuse_another_run(run, config, language, train_set, hashes)
+    wanted = [variant for variant, weight in config.batches.variant_weights.items() if weight]
+    if missing := [variant for variant in wanted if variant not in train_set.variants]:
+        console.print(f"{data} has no {', '.join(missing)}: batches are made of what it has", soft_wrap=True)
     with scope:
         trainer = Trainer(config, language.units, run, worker == 0, train_set)
     if trainer.restore():

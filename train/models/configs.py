@@ -31,8 +31,10 @@ class ConvConfig:
     branches: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if min(self.channels, self.stem_channels, self.blocks) <= 0:
-            raise DataError("config: model.channels, model.stem_channels and model.blocks must be above 0")
+        if min(self.n_mels, self.channels, self.stem_channels, self.blocks) <= 0:
+            raise DataError(
+                "config: model.n_mels, model.channels, model.stem_channels and model.blocks must be above 0"
+            )
         if self.kernel < 2:
             raise DataError(f"config: model.kernel must be at least 2, not {self.kernel}")
         if not self.strides or not all(1 <= s <= self.kernel for s in self.strides):
@@ -87,8 +89,8 @@ class DS2Config:
             raise DataError("config: model.conv_channels, model.recurrent_layers and model.recurrent_units: above 0")
         if min(self.time_kernel, *self.frequency_kernels) < 2:
             raise DataError("config: model.time_kernel and model.frequency_kernels must be at least 2")
-        if self.n_mels % 4:
-            raise DataError(f"config: model.n_mels must be a multiple of 4, not {self.n_mels}")
+        if self.n_mels % 4 or self.n_mels <= 0:
+            raise DataError(f"config: model.n_mels must be a multiple of 4 above 0, not {self.n_mels}")
         if self.lookahead < 1:
             raise DataError("config: model.lookahead must be at least 1")
         if not 0 <= self.dropout < 1:
