@@ -38,7 +38,11 @@ RUN = ROOT / "train" / "runs" / "conv-8m-long"
         ([*TRAIN, "--set", "steps"], 2, "an override is section.key=value, not 'steps'"),
         ([*SET, "--init", "none"], 1, "--init none: "),
         ([*SET, "--config", "unknown.toml"], 1, "config: unknown key 'stepz'; did you mean 'steps'?"),
-        ([*SET, "--set", "model.blocks=0"], 1, "config: model.n_mels, model.channels, model.stem_channels and model.blocks must be"),
+        (
+            [*SET, "--set", "model.blocks=0"],
+            1,
+            "config: model.n_mels, model.channels, model.stem_channels and model.blocks must be",
+        ),
         ([*SET, "--set", "model.family=rnn"], 1, "config.model: unknown family 'rnn'; known: conv, ds2"),
         ([*SET, "--set", "model={family='ds2', lookahead=0}"], 1, "config: model.lookahead must be at least 1"),
         ([*SET, "--set", "model.branches={x=1}"], 1, "config: model.branches has 'x'; the heads are characters, phone"),
