@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 import pytest
@@ -154,6 +156,15 @@ def test_summaries() -> None:
     assert run.exit_code == 130
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """Ctrl-C is not ignored, though a shell may have started the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded")
 def test_a_signal_at_work_waits_for_the_next_piece_and_one_at_waiting_does_not() -> None:
     for number in SIGNALS:
         with Interrupts() as interrupts:
