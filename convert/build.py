@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from edge_stt.package import (
     check_destination,
     write_package,
 )
+from edge_stt.units import UnitSet
 
 from .calibration import calibration_clips
 from .card import model_card
@@ -64,7 +65,7 @@ class BuildConfig:
     name: str
     quantize: str = "dynamic"
     licence: str = "CC BY 4.0"
-    default_head: str = "characters"
+    default_head: str = ""  # without one, the first that writes letters
     notes: str = ""
     data: Path | None = None
     calibration_clips: int = 100
@@ -268,6 +269,11 @@ def _kept(
     return kept
 
 
+def written_by(heads: Mapping[str, UnitSet]) -> str:
+    """The head that writes without a lexicon: the first of characters, or the first of all."""
+    return next((name for name, units in heads.items() if units.kind == "characters"), next(iter(heads)))
+
+
 def make_trial(
     path: Path, product: Product, model: TrainedModel, config: BuildConfig, decoding: ModelPackage | None
 ) -> ModelPackage:
@@ -279,7 +285,7 @@ def make_trial(
         normalization=NormalizationConfig(),
         statistics=model.statistics,
         heads=model.units,
-        default_head=config.default_head,
+        default_head=config.default_head or written_by(model.units),
         stride=model.network.stride,
         lookahead=model.network.lookahead,
         stream=stream_info(model),

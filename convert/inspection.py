@@ -14,6 +14,7 @@ import numpy as np
 
 from edge_stt.audio import read_audio
 from edge_stt.corpora import read_corpus
+from edge_stt.errors import DataError
 from edge_stt.package import INFO_FILE, MODEL_FILE, ModelPackage
 from edge_stt.recogniser import DEFAULT_MODEL, Transcriber
 
@@ -180,7 +181,9 @@ class Difference:
 def compare_packages(a: ModelPackage, b: ModelPackage, audio: Sequence[Path] = ()) -> Difference:
     """Metadata, files, operators, layers, and what is read from the audio: files, manifests, or the demo clip."""
     old, new = inspect_package(a), inspect_package(b)
-    clips = [clip for path in audio for clip in _clips(path)] or [DEMO_CLIP]
+    clips = [clip for path in audio for clip in _clips(path)] if audio else [DEMO_CLIP]
+    if not clips:
+        raise DataError(f"no clip of {', '.join(map(str, audio))} can be used")
     readers = Transcriber(a), Transcriber(b)
     texts = []
     for clip in clips:

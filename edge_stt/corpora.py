@@ -46,11 +46,12 @@ def _is_there(path: Path, source: str, report: Report) -> bool:
     return False
 
 
-def read_manifest(manifest: Path, report: Report, corpus: str | None = None) -> Iterator[Clip]:
+def read_manifest(manifest: Path, report: Report, corpus: str | None = None, spoken: bool = True) -> Iterator[Clip]:
     """Read a NeMo-style JSONL manifest: ``audio_filepath`` (relative to the manifest), ``duration``, ``text``.
 
     ``speaker`` and ``id`` are optional; the corpus has the name of its manifest's folder. Lines that cannot be used go
-    to ``report`` and are skipped. Raises `DataError` when the manifest itself cannot be read.
+    to ``report`` and are skipped; without ``spoken``, those without text can be. Raises `DataError` when the manifest
+    itself cannot be read.
     """
     corpus = corpus or manifest.absolute().parent.name or manifest.stem  # `train.jsonl` alone is in a folder, too
     for number, line in enumerate(_lines(manifest), 1):
@@ -64,8 +65,13 @@ def read_manifest(manifest: Path, report: Report, corpus: str | None = None) -> 
             duration = float(item.get("duration", 0.0))
             if not (math.isfinite(duration) and duration >= 0.0):
                 raise ValueError(f"a duration of {duration} cannot be")
+            text = item["text"] if spoken else item.get("text", "")
+            if not isinstance(text, str):
+                raise ValueError("text must be text")
+            if item.get("offset"):
+                raise ValueError("parts of recordings, with an offset, are not read: cut them out")
             speaker = f"{corpus}/{item.get('speaker') or 'unknown'}"
-            clip = Clip(clip_id, corpus, speaker, path, duration, str(item["text"]), source)
+            clip = Clip(clip_id, corpus, speaker, path, duration, text, source)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             report(f"{source}: not a manifest line ({type(error).__name__}: {error})")
             continue
@@ -177,6 +183,15 @@ def read_csv(table: Path, report: Report) -> Iterator[Clip]:
         if _is_there(path, source, report):
             clip_id, speaker = Path(row["audio"]).with_suffix(""), row.get("speaker") or "unknown"
             yield Clip(f"{corpus}/{clip_id}", corpus, f"{corpus}/{speaker}", path, 0.0, row["text"], source)
+
+
+def read_sounds(path: Path, report: Report) -> list[Path]:
+    """The recordings of a manifest or table whose texts do not matter, such as noises."""
+    if path.suffix == ".csv":
+        rows = read_table(path, ("audio",), report)
+        found = [(f"{path}:{number}", path.parent / row["audio"]) for number, row in rows]
+        return [sound for source, sound in found if _is_there(sound, source, report)]
+    return [clip.path for clip in read_manifest(path, report, spoken=False)]
 
 
 def read_corpus(path: Path, report: Report) -> Iterator[Clip]:

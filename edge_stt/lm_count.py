@@ -37,14 +37,16 @@ def read_sentences(
     path: Path, normalise: bool = True, progress: Progress | None = None, normaliser: Normaliser | None = None
 ) -> Iterator[list[str]]:
     """The sentences of a text as lists of words: one a line, plain or ``.gz``; each text of a ``.jsonl`` manifest or a
-    ``.csv`` table (`edge_stt.corpora.read_table`).
+    ``.csv`` or ``.tsv`` table (`edge_stt.corpora.read_table`).
 
     With ``normalise`` through ``normaliser`` (English without one), else split at spaces. Empty lines are left out.
     Raises `DataError`, one line, for what cannot be read.
     """
     number = 0
     normaliser = normaliser or english()
-    if path.suffix == ".csv":
+    if path.suffix == ".gz" and {".csv", ".tsv"} & set(path.suffixes):
+        raise DataError(f"{path}: tables are not read packed: unpack it first (gunzip)")
+    if path.suffix in (".csv", ".tsv"):
         for _, row in read_table(path, ("text",), _refuse):
             if words := (normaliser(row["text"]) if normalise else row["text"]).split():
                 yield words

@@ -377,6 +377,7 @@ def test_order_too_long_for_the_vocabulary(text: Path) -> None:
         ("bad2.jsonl", b"[1]\n", "bad2.jsonl:1: no JSON"),
         ("bad3.jsonl", b'{"text": 5}\n', "bad3.jsonl:1: no JSON object with a 'text' of letters"),
         ("bad4.jsonl", b"[" * 100_000, "bad4.jsonl:1: no JSON"),
+        ("packed.csv.gz", gzip.compress(b"text\none\n"), "unpack it first"),
         ("bad.csv", b"one,two\nthree,four\n", "bad.csv has no column for the text"),
         ("bad2.csv", b"text,path\nfine,a\nthree\n", "bad2.csv:3: has 1 columns"),
         ("latin1.jsonl", b'{"text": "caf\xe9"}\n', r"latin1.jsonl:1: not UTF-8"),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_stt.corpora import Clip, read_corpus
+from edge_stt.corpora import Clip, read_corpus, read_sounds
 from edge_stt.errors import DataError
 from edge_stt.scoring import (
     ClipScore,
@@ -192,7 +192,8 @@ def test_a_manifest_and_what_is_wrong_in_it(tmp_path: Path) -> None:
         "[1]", "5", "null", "{", '{"text": "no path"}', '{"audio_filepath": "gone.wav", "text": ""}',
         '{"audio_filepath": 3, "text": ""}', '{"audio_filepath": "a.wav", "text": "", "duration": NaN}',
         '{"audio_filepath": "a.wav", "text": "", "duration": -1}',
-        '{"audio_filepath": "a.wav", "text": "", "duration": []}',
+        '{"audio_filepath": "a.wav", "text": "", "duration": []}', '{"audio_filepath": "a.wav", "text": null}',
+        '{"audio_filepath": "a.wav", "text": "", "offset": 1.5}',
         json.dumps({"audio_filepath": "x" * 5000, "text": ""}), "[" * 100_000,
     ]  # fmt: skip
     manifest = tmp_path / "m.jsonl"
@@ -282,6 +283,16 @@ def test_a_table(head: str, row: str, tmp_path: Path) -> None:
     assert [p.split(": ")[0] for p in problems] == [f"{table}:4", f"{table}:5"]
     assert "no such file" in problems[0]
     assert "1 columns" in problems[1]
+
+
+def test_noises_need_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").touch()
+    (tmp_path / "n.jsonl").write_text('{"audio_filepath": "a.wav"}\n{"audio_filepath": "gone.wav"}\n')
+    (tmp_path / "n.csv").write_text("path\na.wav\ngone.wav\n")
+    for name in ("n.jsonl", "n.csv"):
+        problems: list[str] = []
+        assert read_sounds(tmp_path / name, problems.append) == [tmp_path / "a.wav"]
+        assert [p.split(": ")[1] for p in problems] == ["no such file"]
 
 
 def test_a_quote_that_is_not_closed_is_said(tmp_path: Path) -> None:

@@ -304,6 +304,47 @@ def test_what_an_override_sets(override: str, key: list[str], value: object) -> 
     assert _assignment(override) == (key, value)
 
 
+def test_one_of_several_weights_is_set_and_the_others_stay(tmp_path: Path) -> None:
+    from train.config import BatchConfig, load_config
+
+    config = load_config(None, ['batches.variant_weights."speed-0.9"=0.5', "head_weights.characters=0.1"])
+    assert config.batches.variant_weights == {**BatchConfig().variant_weights, "speed-0.9": 0.5}
+    assert config.head_weights == {"characters": 0.1, "phonemes": 0.6}
+    (tmp_path / "c.toml").write_text("[batches]\nvariant_weights = { plain = 1.0 }\n")
+    config = load_config(tmp_path / "c.toml", ["batches.variant_weights.room-0=0.2"])
+    assert config.batches.variant_weights == {"plain": 1.0, "room-0": 0.2}
+    assert load_config(None, ["model.family=ds2", "model.dropout=0.2"]).model.dropout == 0.2
+
+
+@pytest.mark.workstation
+@pytest.mark.slow
+def test_clips_that_are_all_too_short_are_said(prepared: Path, tmp_path: Path) -> None:
+    overrides = ("--set", "model.strides=[5,5,5]", "--set", "mixed_bfloat16=false")
+    done = _train("--data", prepared, "--dev", prepared, "--run", tmp_path / "run", *SMALL, *overrides)
+    assert done.returncode == 1
+    assert "edge-stt: no clip of the set can be used: all are too short for what is said in them" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_variants_that_are_not_drawn_are_no_error(prepared: Path) -> None:
+    from edge_stt.language import load_language
+    from train.augment import SpecAugmentConfig
+    from train.batches import Batches
+    from train.config import BatchConfig
+    from train.loop import encode_texts
+    from train.prepare import PreparedSet
+
+    data = PreparedSet(prepared)
+    data.variants = ["plain", "speed-1.1"]
+    lengths, frames = data.lengths(), data.frames
+    data.lengths = lambda variant="plain": lengths if variant == "plain" else lengths * 0 + 8  # type: ignore[method-assign, assignment]
+    data.frames = lambda clip, variant="plain": frames(clip, "plain")  # type: ignore[method-assign]
+    units = {"characters": load_language("english").units["characters"]}
+    labels = encode_texts([clip.text for clip in data.clips], units, None)
+    batches = Batches(data, labels, BatchConfig(variant_weights={"speed-1.1": 1.0}), SpecAugmentConfig(), 1)
+    assert {variant for group in batches.epoch(0) for _, variant in group} == {"plain"}  # the others are too short
+
+
 def test_a_setting_of_what_is_no_table() -> None:
     from train.config import load_config
 
@@ -620,7 +661,7 @@ def _interrupted_run(run: Path, monkeypatch: pytest.MonkeyPatch, *signals: int) 
     trainer = loop.Trainer(_small_config(steps=9, eval_every=100, checkpoint_every=2), units, run)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises((KeyboardInterrupt, Interrupted)) as caught:
-        trainer.train(_EndlessBatches(), loop.DevSet("none", None, []), {})  # type: ignore[arg-type]
+        trainer.train(_EndlessBatches(), loop.DevSet("none", None, [], None), {})  # type: ignore[arg-type]
     assert signal.getsignal(signal.SIGTERM) == before
     return caught.value
 

@@ -65,7 +65,7 @@ class Batches:
         self.data, self.labels, self.config, self.augment, self.seed = data, labels, config, augment, seed
         self.stride = stride
         self.variants, self.weights = variants_of(config, data.variants)
-        self.frames = {v: data.lengths(v) for v in self.variants}
+        self.frames = {v: data.lengths(v) for v in {*self.variants, "plain"}}
         self.times = times_taken(config, [clip.corpus for clip in data.clips])
         self.needed = frames_needed_by(labels)
 
@@ -121,9 +121,12 @@ class Batches:
         """Endless (epoch, batch) pairs, beginning with the batch of ``step``, prepared ahead in a thread."""
 
         def produce() -> Iterator[tuple[int, Batch]]:
-            epoch, passed = 0, 0
+            epoch, passed, empty = 0, 0, 0
             while True:
                 batches = self.epoch(epoch)
+                empty = 0 if batches else empty + 1
+                if empty == 100:  # one may be, where few clips are taken less than once
+                    raise DataError("no clip of the set can be used: all are too short for what is said in them")
                 for number in range(max(0, step - passed), len(batches)):
                     rng = np.random.default_rng([self.seed, epoch, number])
                     yield epoch, self.load(batches[number], rng)

@@ -40,6 +40,10 @@ def _check_set(folder: Path) -> None:
         )
 
 
+def _say_left_out(problem: str) -> None:
+    typer.echo(f"left out: {problem}", err=True)
+
+
 @app.callback(invoke_without_command=True)
 def train(
     context: typer.Context,
@@ -100,10 +104,10 @@ def prepare(
     if plain and rooms:
         raise UsageError("--plain makes no copies in rooms; leave out --rooms, or --plain")
     chosen = load_language(language)
-    from .data import read_manifest
+    from .data import read_noises
     from .prepare import PrepareConfig, console, prepare
 
-    noises = [clip.path for clip in read_manifest(noise, lambda problem: None)] if noise else []
+    noises = read_noises(noise, _say_left_out) if noise else []
     copies = 1 if rooms is None else rooms
     settings = PrepareConfig(speeds=(), room_copies=0) if plain else PrepareConfig(room_copies=copies)
     summary = prepare(corpora, out, settings, None, noises, processes, strict, chosen, no_speech or ())
@@ -155,13 +159,10 @@ def simulate(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the clips and their manifest.")],
 ) -> None:
     """Play clips in simulated rooms, 2 to 4 m from the microphone, with noise at 5 to 15 dB: a far-field test set."""
-    from .data import read_manifest
+    from .data import read_noises
     from .simulate import simulate
 
-    def say(problem: str) -> None:
-        typer.echo(f"left out: {problem}", err=True)
-
-    typer.echo(simulate(manifest, [clip.path for clip in read_manifest(noise, say)], out, say))
+    typer.echo(simulate(manifest, read_noises(noise, _say_left_out), out, _say_left_out))
 
 
 @app.command()

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from edge_stt.errors import DataError
 
@@ -229,9 +229,11 @@ def load_config(path: Path | None, overrides: list[str] | None = None) -> TrainC
         for override in overrides or []:
             key, value = _assignment(override)
             *sections, last = key
-            table = data
+            table, default = data, cast(Any, TrainConfig())
             for section in sections:
-                table = table.setdefault(section, {})
+                default = getattr(default, section, None)
+                # One weight of several is set, and the others stay what they are, defaults included.
+                table = table.setdefault(section, dict(default) if isinstance(default, dict) else {})
                 if not isinstance(table, dict):
                     raise DataError(f"config: {section} is no table, in which {last} could be set")
             table[last] = value

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
+from edge_stt.audio import read_audio
 from edge_stt.corpora import (
     Clip,
     Report,
@@ -12,7 +14,9 @@ from edge_stt.corpora import (
     read_librispeech,
     read_ljspeech,
     read_manifest,
+    read_sounds,
 )
+from edge_stt.errors import AudioError, DataError
 
 __all__ = [
     "Clip",
@@ -23,7 +27,23 @@ __all__ = [
     "read_librispeech",
     "read_ljspeech",
     "read_manifest",
+    "read_noises",
 ]
+
+
+def read_noises(manifest: Path, report: Report) -> list[Path]:
+    """The noises of a manifest or table that can be read; raises `DataError` where there are none."""
+    found = []
+    for path in read_sounds(manifest, report):
+        try:
+            read_audio(path)
+        except AudioError as error:
+            report(str(error))
+            continue
+        found.append(path)
+    if not found:
+        raise DataError(f"{manifest} names no noise that can be read")
+    return found
 
 
 def data_hash(clips: list[Clip]) -> str:

@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from edge_stt.decoding import greedy
 from edge_stt.errors import DataError
-from edge_stt.features import Floats, normalise_utterance
+from edge_stt.features import FeatureStatistics, Floats, normalise_utterance
 from edge_stt.interrupts import Interrupted, Interrupts
 from edge_stt.units import BLANK, SEPARATOR, UnitSet
 
@@ -45,6 +45,7 @@ class DevSet:
     name: str
     data: PreparedSet
     clips: list[int]
+    statistics: FeatureStatistics  # of the training set, which are the model's
 
 
 class Source(Protocol):
@@ -144,13 +145,14 @@ class Trainer:
         self.steps.initialise({k: v for k, v in load_arrays(path).items() if "/" in k}, str(path))
 
     # ---- scoring -----------------------------------------------------------------------------------------------------
-    def log_probs(self, data: PreparedSet, clips: list[int]) -> dict[int, dict[str, Any]]:
+    def log_probs(self, dev: DevSet) -> dict[int, dict[str, Any]]:
         """Log-probabilities of clips, per head float32 ``[frames, units]``."""
+        data, clips = dev.data, dev.clips
         order = sorted(clips, key=lambda i: int(data.lengths()[i]))
         out: dict[int, dict[str, Any]] = {}
         for start in range(0, len(order), 16):
             group = order[start : start + 16]
-            pieces = [normalise_utterance(data.frames(i), data.statistics) for i in group]
+            pieces = [normalise_utterance(data.frames(i), dev.statistics) for i in group]
             batch = collate(pieces, {}, stride=self.network.stride)
             logits = self.steps.logits(batch.log_mel, batch.mask)
             scores = {head: _log_softmax(x) for head, x in logits.items()}
@@ -161,7 +163,7 @@ class Trainer:
     def evaluate(self, dev: DevSet, labels: Labels) -> tuple[dict[str, float], dict[int, str]]:
         """Greedy unit error rate of each head, greedy WER of the characters, and the share of blanks; and what the
         first head writes for each clip."""
-        log_probs = self.log_probs(dev.data, dev.clips)
+        log_probs = self.log_probs(dev)
         result: dict[str, float] = {}
         written: dict[int, str] = {}
         for head, units in self.units.items():
@@ -227,6 +229,7 @@ class Trainer:
                     if last or self.step % self.config.checkpoint_every == 0:
                         self.save()
                     if self.config.patience and self.stale >= self.config.patience:
+                        self.save()
                         console.print(f"step {self.step}: no better for {self.stale} scorings; that is enough")
                         break
             except Interrupted as interrupted:
@@ -264,7 +267,8 @@ class Trainer:
     def _score(self, dev: DevSet, labels: Labels, board: Board) -> None:
         scores, written = self.evaluate(dev, labels)
         # The head that decodes through the lexicon decides; without one, the characters do.
-        key = next((f"{h}_error" for h, u in self.units.items() if u.kind == "phonemes"), "wer")
+        learned = {h: u for h, u in self.units.items() if self.config.head_weights.get(h, 1.0)}
+        key = next((f"{h}_error" for h, u in learned.items() if u.kind == "phonemes"), "wer")
         better = scores[key] < self.best
         self.stale = 0 if better else self.stale + 1
         if better:

@@ -21,6 +21,7 @@ import json
 import shutil
 import signal
 import tempfile
+import threading
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,13 +32,14 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, Self
+from zipfile import BadZipFile
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 
 from edge_stt.audio import read_audio
-from edge_stt.errors import AudioError, DataError
+from edge_stt.errors import AudioError, DataError, reason
 from edge_stt.features import FeatureStatistics, Floats, FrontEndConfig, log_mel
 from edge_stt.language import Language, load_language
 from edge_stt.text import Normaliser
@@ -204,6 +206,8 @@ def prepare(
     names = _variants(config)
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is no folder; name one for the set")
+    if (out / "clips.jsonl").exists() and not _is_prepared(out):
+        raise DataError(f"{out} has a clips.jsonl that is none of a prepared set; name another folder for the set")
     rng = np.random.default_rng(config.seed)
     spoken = [clip for clip in clips if clip.text]
     chosen: list[int] = rng.permutation(len(spoken))[: config.babble_voices].tolist() if config.babble_share else []
@@ -212,7 +216,7 @@ def prepare(
     seconds_of: dict[str, float] = defaultdict(float)
     speakers: dict[str, Counter[str]] = defaultdict(Counter)
     try:
-        with _new_set(out, names) as folder:
+        with _ended_by_sigterm(), _new_set(out, names) as folder:
             sums = _Sums(front_end.n_mels)
             with _SetWriter(folder, names) as writer, _pool(processes) as pool:
                 results = pool.map(_work, jobs, chunksize=8)
@@ -251,6 +255,16 @@ def prepare(
     except OSError as error:
         raise DataError(f"cannot write the set {out}: {error.strerror or error}") from error
     return summary
+
+
+def _is_prepared(folder: Path) -> bool:
+    """Whether its clips are those of a prepared set, and not some corpus'."""
+    try:
+        with (folder / "clips.jsonl").open(encoding="utf-8") as clips:
+            line = clips.readline()
+        return not line or isinstance(PreparedClip(**json.loads(line)), PreparedClip)
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 @contextmanager
@@ -304,10 +318,32 @@ class _SetWriter:
             np.save(self._folder / f"{name}.npy", np.array(offsets, dtype=np.int64))
 
 
+def _leave_signals() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends what is under way as an exception does, so that its processes and half a set go with it."""
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # where signals cannot be taken
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @contextmanager
 def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
     """Processes that leave Ctrl-C to this one; when something fails, clips that nobody works on yet are dropped."""
-    pool = ProcessPoolExecutor(processes, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    pool = ProcessPoolExecutor(processes, initializer=_leave_signals)
     try:
         yield pool
     except BaseException:
@@ -355,16 +391,14 @@ def read_description(folder: Path) -> tuple[list[PreparedClip], FrontEndConfig, 
     try:
         lines = (folder / "clips.jsonl").read_text(encoding="utf-8").splitlines()
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-        stats = np.load(folder / "statistics.npz")
+        with np.load(folder / "statistics.npz") as stats:
+            statistics = FeatureStatistics(stats["mean"], stats["std"])
         clips = [PreparedClip(**json.loads(line)) for line in lines]
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{folder} is not a prepared set (make one with `edge-stt train prepare`): {error}") from error
-    return (
-        clips,
-        FrontEndConfig(**report["front_end"]),
-        report["variants"],
-        FeatureStatistics(stats["mean"], stats["std"]),
-    )
+        return clips, FrontEndConfig(**report["front_end"]), list(report["variants"]), statistics
+    except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile) as error:
+        raise DataError(
+            f"{folder} is not a prepared set (make one with `edge-stt train prepare`): {reason(error)}"
+        ) from error
 
 
 def check_language(folder: Path, language: Language) -> None:

@@ -99,6 +99,9 @@ class ShardedSet:
 class ShardBatches:
     """Draws batches from shards, as `Batches` does from a prepared set; worker ``worker`` of ``workers`` has its own.
 
+    Other than there, epochs do not begin with short clips, two views of a clip are of one variant, and clips in which
+    nothing is said come among others of their own length.
+
     A run that resumes reads again what it had read of its epoch, without computing anything, and goes on from there.
     """
 

@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 
 from edge_stt.audio import SAMPLE_RATE, read_audio
-from edge_stt.errors import AudioError, DataError
+from edge_stt.errors import AudioError, DataError, UsageError
 from edge_stt.features import Floats, FrontEndConfig, log_mel
 
 from .augment import (
@@ -48,6 +48,9 @@ def simulate(
     Each clip's room and noise follow from its id, so the set is the same wherever it is made.
     """
     config = config or FarFieldConfig()
+    result = out / f"{manifest.stem}.jsonl"
+    if result.exists() and manifest.exists() and result.samefile(manifest):
+        raise UsageError(f"{result} is what is read; name another folder for what is written")
     clips = list(read_corpus(manifest, report))
     if not clips or not noises:
         raise DataError(f"{manifest if not clips else 'the noise manifest'} has no usable clip")
@@ -73,7 +76,6 @@ def simulate(
         lines.append(
             json.dumps({"audio_filepath": name, "duration": duration, "text": clip.text, "speaker": clip.speaker})
         )
-    result = out / manifest.name
     result.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return result
 

@@ -93,7 +93,7 @@ def start_run(
     if worker == 0:
         describe_run(run, config, language, train_set, hashes)
     try:
-        trainer.train(batches, DevSet(dev_corpus or dev.name, dev_set, clips), dev_labels)
+        trainer.train(batches, DevSet(dev_corpus or dev.name, dev_set, clips, train_set.statistics), dev_labels)
     except Interrupted as interrupted:
         raise SystemExit(128 + interrupted.number) from interrupted
     return trainer
@@ -159,6 +159,16 @@ def _same_statistics(stored: Mapping[str, Any], data: Described) -> bool:
     return all(np.allclose(stored[key], getattr(data.statistics, key), rtol=0.0, atol=1e-3) for key in ("mean", "std"))
 
 
+def _commit() -> str:
+    """What git says is checked out; nothing where there is no git."""
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip()
+
+
 def describe_run(run: Path, config: TrainConfig, language: Language, data: Described, hashes: dict[str, str]) -> None:
     """Write what a run is made of: its config; what the model needs to run (units, front end, statistics); versions."""
     model = {
@@ -169,10 +179,7 @@ def describe_run(run: Path, config: TrainConfig, language: Language, data: Descr
     }
     name = keras.backend.backend()
     backend = f"{name} {importlib.import_module(name).__version__}"
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
-    ).stdout.strip()
-    facts = {"code": commit or "unknown", "data": hashes, "keras": keras.__version__, "backend": backend}
+    facts = {"code": _commit() or "unknown", "data": hashes, "keras": keras.__version__, "backend": backend}
     try:
         for file, content in (("config", to_dict(config)), ("model", model), ("run", facts)):
             write_atomically(run / f"{file}.json", [json.dumps(content, indent=1)])

@@ -31,7 +31,7 @@ class Steps(Protocol):
     def train(self, batch: Batch) -> dict[str, float]:
         """One step; the mean loss per label of each head (`counted`), and ``norm`` of the gradient.
 
-        A batch whose gradient is not finite changes no weights.
+        Of a batch whose gradient is not finite nothing is learned: momentum alone moves the weights.
         """
         ...
 

@@ -80,6 +80,7 @@ class JaxSteps:
         (_, (losses, after)), gradients = jax.value_and_grad(loss, has_aux=True)(trainable)
         norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in gradients))
         scale = jnp.minimum(1.0, opt.clip_norm / jnp.maximum(norm, 1e-6))
+        after = [jnp.where(jnp.isfinite(norm), new, old) for new, old in zip(after, fixed, strict=True)]
         gradients = [jnp.where(jnp.isfinite(norm), g * scale, jnp.zeros_like(g)) for g in gradients]
         trainable, moments = self.optimizer.stateless_apply(moments, gradients, trainable)
         count = jnp.asarray(moments[0], jnp.float32)  # Keras keeps the iterations first

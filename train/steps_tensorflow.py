@@ -95,10 +95,13 @@ class TensorFlowSteps:
         self, log_mel: Any, unmasked: Any, mask: Any, lengths: Any, labels: dict[str, tf.SparseTensor]
     ) -> tuple[Any, Any]:
         opt = self.config.optimizer
+        statistics = [tf.identity(v.value) for v in self.model.non_trainable_variables]
         losses, gradients = self.gradients(log_mel, unmasked, mask, lengths, labels)
         norm = tf.linalg.global_norm(gradients)
         finite = tf.math.is_finite(norm)
-        # A batch whose gradient is not finite changes nothing: one bad label must not end the run.
+        # A batch whose gradient is not finite teaches nothing: one bad label must not end the run.
+        for variable, before in zip(self.model.non_trainable_variables, statistics, strict=True):
+            variable.assign(tf.where(finite, variable.value, before))
         scale = tf.minimum(1.0, opt.clip_norm / tf.maximum(norm, 1e-6))
         scale /= self.strategy.num_replicas_in_sync  # the optimiser adds up what workers give it
         gradients = [tf.where(finite, g * scale, tf.zeros_like(g)) for g in gradients]
