@@ -51,6 +51,9 @@ for lengths in [(150, 150, 201, 201), (640, 640), (60, 60)]:  # padding on neith
     masked = [np.where(np.arange(len(x))[:, None] < 9, 0.0, x).astype(np.float32) for x in pieces]
     batch = collate(masked, labels, pieces)
     reports.append(steps.train(batch))
+broken = [np.full((150, 80), np.inf, np.float32)] * 2  # of which nothing may be learned, by normalisations either
+report = steps.train(collate(broken, {"characters": [[2], [3]], "phonemes": [[2], [3]]}, broken))
+assert not np.isfinite(report["norm"])
 logits = steps.logits(batch.log_mel, batch.mask)
 save_arrays(Path(sys.argv[2]), steps.state() | {f"logits/{k}": v for k, v in logits.items()})
 print(json.dumps({"reports": reports, "tensorflow": "tensorflow" in sys.modules}))
@@ -100,6 +103,7 @@ def test_tensorflow_and_jax_take_the_same_steps(tmp_path: Path, consistency: flo
         np.testing.assert_allclose(list(one.values()), [other[name] for name in one], rtol=1e-3)
     assert states["tensorflow"].keys() == states["jax"].keys()  # so that a run can go on with the other
     for name, value in states["tensorflow"].items():
+        assert np.isfinite(value).all(), name
         if "seed_generator" not in name:
             np.testing.assert_allclose(value, states["jax"][name], rtol=2e-3, atol=2e-4, err_msg=name)
 

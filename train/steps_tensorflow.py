@@ -95,7 +95,7 @@ class TensorFlowSteps:
         self, log_mel: Any, unmasked: Any, mask: Any, lengths: Any, labels: dict[str, tf.SparseTensor]
     ) -> tuple[Any, Any]:
         opt = self.config.optimizer
-        statistics = [tf.identity(v.value) for v in self.model.non_trainable_variables]
+        statistics = [tf.convert_to_tensor(v.value) for v in self.model.non_trainable_variables]
         losses, gradients = self.gradients(log_mel, unmasked, mask, lengths, labels)
         norm = tf.linalg.global_norm(gradients)
         finite = tf.math.is_finite(norm)
