@@ -667,6 +667,27 @@ def _interrupted_run(run: Path, monkeypatch: pytest.MonkeyPatch, *signals: int) 
 
 
 @pytest.mark.workstation
+def test_a_run_that_gets_no_better_ends_saves_and_does_not_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pyroomacoustics", reason="needs the train extra")
+    from edge_stt.language import load_language
+    from train import loop
+
+    steps = _CountingSteps({})
+    monkeypatch.setattr(loop, "make_steps", lambda *settings: steps)
+    (tmp_path / "run").mkdir()
+    config = _small_config(steps=50, eval_every=1, checkpoint_every=100, patience=3)
+    trainer = loop.Trainer(config, load_language("german").units, tmp_path / "run")
+    monkeypatch.setattr(trainer, "_score", lambda *_: setattr(trainer, "stale", trainer.stale + 1))
+    for _ in range(2):  # the second time it is over already
+        trainer.train(_EndlessBatches(), loop.DevSet("none", None, [], None), {})  # type: ignore[arg-type]
+        with np.load(tmp_path / "run" / "checkpoint.npz") as checkpoint:
+            assert (checkpoint["progress"][0], checkpoint["progress"][3], checkpoint["model/taken"]) == (3, 3, 3)
+        assert "no better for 3 scorings" in capsys.readouterr().err
+
+
+@pytest.mark.workstation
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_a_step_lets_it_end_and_saves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int

@@ -215,6 +215,10 @@ class Trainer:
                 for epoch, batch in interrupts.watch(source):
                     if self.step >= self.config.steps:
                         break
+                    if self.config.patience and self.stale >= self.config.patience:
+                        console.print(f"step {self.step}: no better for {self.stale} scorings; that is enough")
+                        self.save()
+                        break
                     reports.append(self.steps.train(batch))
                     self.step += 1
                     self.seconds_trained += batch.seconds
@@ -228,10 +232,6 @@ class Trainer:
                         board.spectrogram(batch.log_mel[0], self.step)
                     if last or self.step % self.config.checkpoint_every == 0:
                         self.save()
-                    if self.config.patience and self.stale >= self.config.patience:
-                        self.save()
-                        console.print(f"step {self.step}: no better for {self.stale} scorings; that is enough")
-                        break
             except Interrupted as interrupted:
                 self.save()
                 if self.chief:
