@@ -239,6 +239,8 @@ def _convert(
             product.keep_float = _kept(product, model, calibration, config, saved_model, say)
         product.content = to_tflite(model, product.mode, calibration, product.keep_float, saved_model)
         check_operators(product.content)
+    except UsageError:  # the others were asked the same
+        raise
     except EdgeSttError as error:
         product.error, product.content = str(error), b""
     product.seconds = time.monotonic() - start

@@ -33,6 +33,7 @@ class Tolerance:
 
     agreement: float = 0.98
     mean_difference: float = 0.1
+    stream_agreement: float = 0.9  # some seconds only: the gate has measured how well it agrees
 
 
 # Integer kernels of tflite-runtime 2.14 differ from those of ai-edge-litert 2.3 about as much as int8 does from float
@@ -42,7 +43,7 @@ INT8 = Tolerance(agreement=0.95)
 
 @dataclass(frozen=True)
 class Proof:
-    """One runtime on the golden input: offline and streaming against the stored output."""
+    """One runtime on the golden input: offline against the stored output, and streaming against offline."""
 
     runtime: str
     agreement: float
@@ -90,6 +91,11 @@ def prove(package: ModelPackage, python: str, tolerance: Tolerance | None = None
         raise EdgeSttError(
             f"{package.path} gives something else on {proof.runtime}: {100 * proof.agreement:.1f} % of frames agree, "
             f"mean |Δ log p| {proof.mean_difference:.3f}"
+        )
+    if proof.stream_agreement is not None and proof.stream_agreement < tolerance.stream_agreement:
+        raise EdgeSttError(
+            f"{package.path} streams something else on {proof.runtime} than it gives offline: "
+            f"{100 * proof.stream_agreement:.1f} % of frames agree"
         )
     return proof
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from edge_stt.errors import EdgeSttError
+from edge_stt.errors import EdgeSttError, UsageError
 from edge_stt.package import ModelPackage, write_package
 from edge_stt.recogniser import DEFAULT_MODEL
+from edge_stt.units import UnitSet
 
 from .conftest import ROOT
 from .small_run import CONV, DS2, small_run
@@ -266,6 +268,34 @@ def test_a_package_is_proved_and_that_is_recorded(packages: dict[str, ModelPacka
         prove(changed, sys.executable)
     with pytest.raises(EdgeSttError, match="cannot run /no/python"):
         prove(package, "/no/python")
+
+
+def test_a_runtime_that_streams_something_else_proves_nothing(
+    packages: dict[str, ModelPackage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from convert import prove as module
+
+    compare = module._compare
+    monkeypatch.setattr(module, "_compare", lambda *settings: replace(compare(*settings), stream_agreement=0.8))
+    with pytest.raises(EdgeSttError, match=r"streams something else on ai-edge-litert .* 80\.0 % of frames agree"):
+        module.prove(packages["dynamic"], sys.executable)
+
+
+def test_a_layer_to_keep_that_is_not_there_is_a_wrong_call(run: Path, tmp_path: Path) -> None:
+    from convert.cli import app
+
+    done = CliRunner().invoke(app, [str(run), "-o", str(tmp_path / "x"), "--keep-float", "nosuch"])
+    assert isinstance(done.exception, UsageError)
+    assert "there is no layer nosuch; there are" in str(done.exception)
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_head_that_writes() -> None:
+    from convert.build import written_by
+
+    letters, sounds = UnitSet("a", "characters", ("-", "|", "a")), UnitSet("b", "phonemes", ("-", "|", "AA"))
+    assert written_by({"sounds": sounds, "letters": letters}) == "letters"
+    assert written_by({"sounds": sounds}) == "sounds"
 
 
 def _wrong(package: ModelPackage) -> bytes:
