@@ -46,6 +46,11 @@ def _is_there(path: Path, source: str, report: Report) -> bool:
     return False
 
 
+def _name_of(manifest: Path) -> str:
+    """A corpus has the name of the folder that it lies in; `train.jsonl` alone is in one, too."""
+    return manifest.absolute().parent.name or manifest.stem
+
+
 def read_manifest(manifest: Path, report: Report, corpus: str | None = None, spoken: bool = True) -> Iterator[Clip]:
     """Read a NeMo-style JSONL manifest: ``audio_filepath`` (relative to the manifest), ``duration``, ``text``.
 
@@ -53,7 +58,7 @@ def read_manifest(manifest: Path, report: Report, corpus: str | None = None, spo
     to ``report`` and are skipped; without ``spoken``, those without text can be. Raises `DataError` when the manifest
     itself cannot be read.
     """
-    corpus = corpus or manifest.absolute().parent.name or manifest.stem  # `train.jsonl` alone is in a folder, too
+    corpus = corpus or _name_of(manifest)
     for number, line in enumerate(_lines(manifest), 1):
         if not line.strip():
             continue
@@ -177,7 +182,7 @@ def read_table(table: Path, needed: Sequence[str], report: Report) -> Iterator[t
 
 def read_csv(table: Path, report: Report) -> Iterator[Clip]:
     """Read a table of recordings (`read_table`), whose paths are relative to it."""
-    corpus = table.absolute().parent.name or table.stem
+    corpus = _name_of(table)
     for number, row in read_table(table, ("audio", "text"), report):
         source, path = f"{table}:{number}", table.parent / row["audio"]
         if _is_there(path, source, report):

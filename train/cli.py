@@ -105,14 +105,14 @@ def prepare(
         raise UsageError("--plain makes no copies in rooms; leave out --rooms, or --plain")
     chosen = load_language(language)
     from .data import read_noises
-    from .prepare import PrepareConfig, console, prepare
+    from .prepare import PrepareConfig, prepare
 
     noises = read_noises(noise, _say_left_out) if noise else []
     copies = 1 if rooms is None else rooms
     settings = PrepareConfig(speeds=(), room_copies=0) if plain else PrepareConfig(room_copies=copies)
     summary = prepare(corpora, out, settings, None, noises, processes, strict, chosen, no_speech or ())
     for problem in summary["left_out"]:
-        console.print(f"left out: {problem}", markup=False, emoji=False, highlight=False, soft_wrap=True)
+        _say_left_out(problem)
     for corpus, hours in summary["hours"].items():
         typer.echo(f"{corpus}\t{hours} h\t{summary['clips'][corpus]} clips\t{summary['speakers'][corpus]} speakers")
 

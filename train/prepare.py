@@ -21,7 +21,6 @@ import json
 import shutil
 import signal
 import tempfile
-import threading
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -41,6 +40,7 @@ from rich.progress import track
 from edge_stt.audio import read_audio
 from edge_stt.errors import AudioError, DataError, reason
 from edge_stt.features import FeatureStatistics, Floats, FrontEndConfig, log_mel
+from edge_stt.interrupts import SIGNALS, Interrupted, Interrupts
 from edge_stt.language import Language, load_language
 from edge_stt.text import Normaliser
 
@@ -204,10 +204,7 @@ def prepare(
     clips = list(_checked_texts(found, language.normaliser, report))
     clips += [replace(clip, text="") for path in no_speech for clip in read_corpus(path, report)]
     names = _variants(config)
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out} is no folder; name one for the set")
-    if (out / "clips.jsonl").exists() and not _is_prepared(out):
-        raise DataError(f"{out} has a clips.jsonl that is none of a prepared set; name another folder for the set")
+    _check_place(out)
     rng = np.random.default_rng(config.seed)
     spoken = [clip for clip in clips if clip.text]
     chosen: list[int] = rng.permutation(len(spoken))[: config.babble_voices].tolist() if config.babble_share else []
@@ -216,13 +213,15 @@ def prepare(
     seconds_of: dict[str, float] = defaultdict(float)
     speakers: dict[str, Counter[str]] = defaultdict(Counter)
     try:
-        with _ended_by_sigterm(), _new_set(out, names) as folder:
+        with Interrupts() as interrupts, _new_set(out, names) as folder:
             sums = _Sums(front_end.n_mels)
             with _SetWriter(folder, names) as writer, _pool(processes) as pool:
                 results = pool.map(_work, jobs, chunksize=8)
                 quiet = not console.is_terminal
                 for clip, (reason, seconds, variants) in zip(
-                    clips, track(results, "Preparing", len(jobs), console=console, disable=quiet), strict=True
+                    clips,
+                    track(interrupts.watch(results), "Preparing", len(jobs), console=console, disable=quiet),
+                    strict=True,
                 ):
                     if reason:
                         report(f"{clip.source}: {reason}")
@@ -248,6 +247,8 @@ def prepare(
                 "left_out": problems,
             }
             (folder / REPORT).write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    except Interrupted as interrupted:
+        raise SystemExit(128 + interrupted.number) from interrupted
     except BrokenProcessPool as error:
         raise DataError(
             "a process that prepares clips was killed, perhaps for want of memory: try again with --processes 1"
@@ -257,14 +258,20 @@ def prepare(
     return summary
 
 
-def _is_prepared(folder: Path) -> bool:
-    """Whether its clips are those of a prepared set, and not some corpus'."""
+def _check_place(out: Path) -> None:
+    """Raise `DataError` where a set cannot lie: its ``clips.jsonl`` would replace that of some corpus."""
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is no folder; name one for the set")
+    if not (out / "clips.jsonl").exists():
+        return
     try:
-        with (folder / "clips.jsonl").open(encoding="utf-8") as clips:
-            line = clips.readline()
-        return not line or isinstance(PreparedClip(**json.loads(line)), PreparedClip)
-    except (OSError, ValueError, TypeError):
-        return False
+        with (out / "clips.jsonl").open(encoding="utf-8") as clips:
+            if line := clips.readline():
+                PreparedClip(**json.loads(line))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(
+            f"{out} has a clips.jsonl that is none of a prepared set; name another folder for the set"
+        ) from error
 
 
 @contextmanager
@@ -319,25 +326,10 @@ class _SetWriter:
 
 
 def _leave_signals() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends what is under way as an exception does, so that its processes and half a set go with it."""
-
-    def end(number: int, _: object) -> None:
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():  # where signals cannot be taken
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    """A process of the pool ends by any signal but Ctrl-C; what is ignored, as by nohup, stays so."""
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
 
 
 @contextmanager
